@@ -1,0 +1,42 @@
+"""The homeserver as a service of `twistd`: `twistd -n homeserver -c hs.toml`.
+
+Twisted's plugin (twistd_plugin/homeserver_dropin.py) names this module and calls `makeService` with parsed `Options`.
+Like the command line this is an end of the import graph: it may import everything, nothing imports it, and it is
+one of the few places that pick the global reactor, since `twistd` has installed one by then.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+
+class Options(usage.Options):
+    """The arguments after `twistd homeserver`."""
+
+    synopsis: ClassVar[str] = "[options]"
+    longdesc: ClassVar[str] = "Runs a Matrix homeserver with the given configuration file."
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["config", "c", None, "Path of the configuration file (TOML)."],
+    ]
+
+    def postOptions(self) -> None:
+        """Refuse a command line without a configuration file."""
+        if not self["config"]:
+            raise usage.UsageError("name a configuration file: twistd -n homeserver -c sennit.toml")
+
+
+def makeService(options: Options) -> IService:
+    """Return the homeserver that `options` describes; starting the service starts it.
+
+    Raises `Misconfigured` when the file cannot be read or is not valid.
+    """
+    # Imported late: `twistd --help` makes Options of all plugins and should not load a homeserver for it.
+    from twisted.internet import reactor
+
+    from homeserver import Config, Homeserver
+
+    service: IService = Homeserver(Config.load(options["config"]), reactor=reactor)
+    return service

@@ -1,0 +1,60 @@
+"""Fixtures of all tests: databases.
+
+A test that takes `database_url` runs twice, on SQLite and on MariaDB.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.databases import Mariadb, MariadbUnavailable, shared_mariadb
+
+# Set by `make test`: what cannot be tested here is then an error, not a skip.
+NEED_ALL = bool(os.environ.get("SENNIT_TESTS_NEED_ALL"))
+# Common to the workers of one run: they inherit it from the process that starts them.
+RUN_VARIABLE = "SENNIT_TESTS_RUN_PID"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remember which process is the test run, for what must end together with it."""
+    if not hasattr(config, "workerinput"):
+        os.environ[RUN_VARIABLE] = str(os.getpid())
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Mariadb:
+    """A private mariadbd; one for the whole run, started when first asked for."""
+    run_pid = int(os.environ[RUN_VARIABLE])
+    # Not under pytest's own folders: the path of a socket may be no longer than 107 bytes.
+    folder = Path(tempfile.gettempdir()) / f"sennit-tests-{os.getuid()}-{run_pid}"
+    try:
+        return shared_mariadb(folder, run_pid)
+    except MariadbUnavailable as error:
+        if NEED_ALL:
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The SQLAlchemy URL of an SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'homeserver.db'}"
+
+
+@pytest.fixture
+def mariadb_url(mariadb: Mariadb) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh empty database on a private mariadbd."""
+    with mariadb.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mariadb", marks=pytest.mark.mariadb)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The SQLAlchemy URL of a fresh empty database: the test runs once on each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
