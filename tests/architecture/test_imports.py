@@ -26,7 +26,7 @@ def _modules(*packages: str) -> list[Path]:
 
 @cache
 def _imports(path: Path) -> frozenset[str]:
-    """Return every absolute name that a module imports, wherever in it: `a.b` for both `import a.b`, `from a import b`."""
+    """Return all absolute names that a module imports, wherever in it; `from a import b` counts as `a.b`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
