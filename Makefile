@@ -44,6 +44,8 @@ endif
 $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@tools/need.sh 'command -v npm' npm
 	@cd $(JS) && npm ci --silent --no-audit --no-fund
+	@# Debian's npm does not link the commands of optional packages.
+	@cd $(JS)/node_modules && ln -sf ../$$(echo node-linux-*)/bin/node .bin/node && .bin/node --version >/dev/null
 	@touch $@
 
 test: check $(JS_INSTALLED)

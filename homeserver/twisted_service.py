@@ -7,6 +7,7 @@ one of the few places that pick the global reactor, since `twistd` has installed
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from twisted.application.service import IService
@@ -31,12 +32,12 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """Return the homeserver that `options` describes; starting the service starts it.
 
-    Raises `Misconfigured` when the file cannot be read or is not valid.
+    Raises `ConfigError` when the file cannot be read or is not valid.
     """
     # Imported late: `twistd --help` makes Options of all plugins and should not load a homeserver for it.
     from twisted.internet import reactor
 
     from homeserver import Config, Homeserver
 
-    service: IService = Homeserver(Config.load(options["config"]), reactor=reactor)
+    service: IService = Homeserver(Config.load(Path(options["config"])), reactor=reactor)
     return service

@@ -21,7 +21,8 @@ MAY_PICK_THE_REACTOR = ("homeserver/runtime/", "homeserver/cli.py", "homeserver/
 
 
 def _modules(*packages: str) -> list[Path]:
-    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+    paths = (path for package in packages for path in (ROOT / package).rglob("*.py"))
+    return sorted(path for path in paths if "node_modules" not in path.parts)
 
 
 @cache

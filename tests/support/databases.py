@@ -191,5 +191,19 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _main(command: str, *arguments: str) -> None:
+    """`keep FOLDER PORT PID` is the keeper; `start FOLDER PID` prints the URL of a new database, for tools."""
+    match command, arguments:
+        case "keep", (folder, port, pid):
+            _keep(Path(folder), int(port), int(pid))
+        case "start", (folder, pid):
+            server = shared_mariadb(Path(folder), int(pid))
+            name = f"bench_{uuid.uuid4().hex}"
+            server.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+            print(server.url(name))
+        case _:
+            raise SystemExit(_main.__doc__)
+
+
 if __name__ == "__main__":
-    _keep(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    _main(*sys.argv[1:])
