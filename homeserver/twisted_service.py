@@ -32,12 +32,17 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """Return the homeserver that `options` describes; starting the service starts it.
 
-    Raises `ConfigError` when the file cannot be read or is not valid.
+    Exits with the list of mistakes when the file is not a valid configuration.
     """
     # Imported late: `twistd --help` makes Options of all plugins and should not load a homeserver for it.
     from twisted.internet import reactor
 
     from homeserver import Config, Homeserver
+    from homeserver.errors import Misconfigured
 
-    service: IService = Homeserver(Config.load(Path(options["config"])), reactor=reactor)
+    try:
+        config = Config.load(Path(options["config"]))
+    except Misconfigured as error:
+        raise SystemExit(str(error)) from None
+    service: IService = Homeserver(config, reactor=reactor)
     return service
