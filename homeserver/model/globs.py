@@ -15,6 +15,7 @@ Spec: appendices, "Glob-style matching"; client-server API, "Push Rules" (word b
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -23,8 +24,8 @@ Matcher = Callable[[str], bool]
 # Spec: client-server API, "Push Rules": a word boundary is the start or end of the value or any character not in these.
 _WORD_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_")
 
-# LIMIT: words are looked for in the first 8,192 characters of a text only, which bounds the work of one pattern on one
-# event to a few milliseconds in the worst case.
+# LIMIT: words are looked for in the first 8,192 characters of a text only, and a stretch with `?` between two stars is
+# found in no longer text, which bounds the work of one pattern on one event to a few milliseconds in the worst case.
 MAX_SEARCHED_CHARACTERS: Final = 8_192
 
 
@@ -91,6 +92,11 @@ class _Segment:
                 if character != "?":
                     self._masks[character] = self._masks.get(character, self._wild) | 1 << i
 
+    @property
+    def is_wild(self) -> bool:
+        """Whether the segment holds a `?`."""
+        return self._text is None
+
     def is_at(self, text: str, place: int) -> bool:
         """Tell whether the segment matches at `place`."""
         if self._text is not None:
@@ -141,10 +147,11 @@ def _compile_whole(pattern: str, question_mark: bool) -> Matcher:
     first, last = _Segment(parts[0], question_mark), _Segment(parts[-1], question_mark)
     middle = tuple(_Segment(part, question_mark) for part in parts[1:-1] if part)
     shortest = first.length + last.length
+    longest = MAX_SEARCHED_CHARACTERS if any(segment.is_wild for segment in middle) else sys.maxsize
 
     def matches(text: str) -> bool:
         end = len(text) - last.length
-        if len(text) < shortest or not first.is_at(text, 0) or not last.is_at(text, end):
+        if not shortest <= len(text) <= longest or not first.is_at(text, 0) or not last.is_at(text, end):
             return False
         place = first.length
         for segment in middle:

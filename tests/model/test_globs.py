@@ -80,6 +80,11 @@ def test_words_beyond_the_limit_are_not_looked_for() -> None:
     assert not contains_words("cake", " " * MAX_SEARCHED_CHARACTERS + "cake")
 
 
+@pytest.mark.parametrize(("pattern", "expected"), [("*a?c*", False), ("*abc*", True), ("*c", True)])
+def test_only_question_marks_between_stars_are_not_looked_for_in_long_texts(pattern: str, expected: bool) -> None:
+    assert expected == glob_match(pattern, " " * MAX_SEARCHED_CHARACTERS + "abc")
+
+
 @pytest.mark.parametrize(("pattern", "expected"), [("a", False), ("a*", True), ("?", True), ("", False)])
 def test_wildcards_are_recognized(pattern: str, expected: bool) -> None:
     assert expected == has_wildcards(pattern)

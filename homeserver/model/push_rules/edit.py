@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from homeserver.errors import BadJson, BadRequest, InvalidParam, MissingParam, NotFound, TooLarge
 from homeserver.model.canonical_json import JsonObject, encode_canonical
+from homeserver.model.globs import has_wildcards
 
 from .base import HISTORICAL_ACTIONS, KINDS, Kind, PushRule, StoredRules, find_base_rule, list_rules
 
@@ -28,6 +29,8 @@ MAX_ACTIONS: Final = 32
 MAX_RULES: Final = 2_000
 # LIMIT: rules that no room or sender narrows down are tried on every event.
 MAX_WIDE_RULES: Final = 200
+# LIMIT: patterns that are searched for rather than compared, in all rules together.
+MAX_SEARCHES: Final = 300
 
 
 def check_kind(text: str) -> Kind:
@@ -197,9 +200,12 @@ def _check_count(stored: StoredRules) -> None:
         raise TooLarge(f"a user may have at most {MAX_RULES} push rules")
     if len(encode_canonical(stored.to_json())) > MAX_STORED_BYTES:
         raise TooLarge(f"the push rules of a user may take at most {MAX_STORED_BYTES} bytes")
-    wide = len(stored.content)
+    wide = searches = len(stored.content)
     for rule in (*stored.override, *stored.underride):
         wide += not any(_narrows(condition) for condition in rule.conditions)
+        searches += sum(_is_search(condition) for condition in rule.conditions)
+    if searches > MAX_SEARCHES:
+        raise TooLarge(f"the push rules of a user may have at most {MAX_SEARCHES} patterns to search for")
     if wide > MAX_WIDE_RULES:
         raise TooLarge(f"a user may have at most {MAX_WIDE_RULES} push rules that are not for one room or sender")
 
@@ -207,8 +213,15 @@ def _check_count(stored: StoredRules) -> None:
 def _narrows(condition: Mapping[str, Any]) -> bool:
     return condition.get("key") in ("room_id", "sender") and (
         condition.get("kind") == "event_property_is"
-        or (condition.get("kind") == "event_match" and not {"*", "?"} & set(str(condition.get("pattern"))))
+        or (condition.get("kind") == "event_match" and not has_wildcards(str(condition.get("pattern"))))
     )
+
+
+def _is_search(condition: Mapping[str, Any]) -> bool:
+    kind = condition.get("kind")
+    if kind == "event_match":
+        return condition.get("key") == "content.body" or has_wildcards(str(condition.get("pattern")))
+    return kind == "contains_display_name"
 
 
 def _place_of(rules: Sequence[PushRule], rule_id: str) -> int:

@@ -185,6 +185,18 @@ def test_rules_for_every_event_are_bounded_more_closely(monkeypatch: pytest.Monk
         put_rule(stored, "override", "wide", {"actions": []})
 
 
+def test_patterns_to_search_for_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit, "MAX_SEARCHES", 2)
+    conditions = [
+        {"kind": "event_match", "key": "room_id", "pattern": "!a:b"},
+        {"kind": "event_match", "key": "content.body", "pattern": "x"},
+        {"kind": "event_match", "key": "type", "pattern": "m.*"},
+    ]
+    stored = put_rule(UNCHANGED, "override", "a", {"actions": [], "conditions": conditions})
+    with pytest.raises(TooLarge):
+        put_rule(stored, "override", "b", {"actions": [], "conditions": [{"kind": "contains_display_name"}]})
+
+
 def test_rendered_rules_have_the_users_id_in_place() -> None:
     rules = render_rules(ALICE, put_rule(UNCHANGED, "override", "mine", {"actions": []}))
     assert list(KINDS) == list(rules)
