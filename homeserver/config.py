@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from homeserver.config_findings import at_key, finding
+from homeserver.config_findings import at_key, findings_of
 from homeserver.config_source import (
     MAX_FILE_BYTES,
     ConfigError,
@@ -395,12 +395,14 @@ class Metrics(Section):
     enabled: bool = Field(default=False, description="Collect them; a listener with the resource metrics serves them.")
 
 
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
 class Log(Section):
     """What is written about the work."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least important that is written."
-    )
+    level: LogLevel = Field(default="info", description="Least important that is written.")
+    levels: dict[str, LogLevel] = Field(default_factory=dict, description="The same for single loggers, by name.")
     file: FilePath | None = Field(default=None, description="File to write to; none: standard error.")
     dict_config: Table | None = Field(
         default=None, description="Settings of Python's logging.config instead of the above."
@@ -494,6 +496,12 @@ class Config(Section):
             }
         )
 
+    def with_section(self, name: str, section: Section) -> Config:
+        """Return the same settings with one section replaced."""
+        copy = self.model_copy(update={name: section})
+        copy._source, copy._notices = self._source, self._notices
+        return copy
+
     def with_notices(self, source: Path, notices: tuple[Problem, ...]) -> Config:
         """Return the same settings, remembering the file they come from and what in it has no effect."""
         copy = self.model_copy()
@@ -542,7 +550,7 @@ def read_sections(mapping: Mapping[str, Any], base_dir: Path) -> tuple[Config | 
     try:
         config = Config.model_validate(filled, context={"base_dir": base_dir})
     except ValidationError as error:
-        findings += [finding(Config, details) for details in error.errors(include_url=False)]
+        findings += findings_of(Config, error)
     return (None if findings else config), findings
 
 

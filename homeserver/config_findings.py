@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from homeserver.config_source import Finding, Location, nearest
@@ -40,8 +40,15 @@ def at_key(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("at_key", "{message}", {"key": key, "message": message})
 
 
-def finding(root: type[BaseModel], details: ErrorDetails) -> Finding:
-    """Return what a mistake in a model means to whoever wrote the file; `root` is the model of the whole file."""
+def findings_of(root: type[BaseModel], error: ValidationError) -> list[Finding]:
+    """Return what the mistakes in a model mean to whoever wrote the file; `root` is the model of the whole file."""
+    details = error.errors(include_url=False)
+    # A list whose only item is wrong would also be told to be too short.
+    lists = {each["loc"][:-1] for each in details}
+    return [_finding(root, each) for each in details if each["type"] != "too_short" or each["loc"] not in lists]
+
+
+def _finding(root: type[BaseModel], details: ErrorDetails) -> Finding:
     location: Location = tuple(details["loc"])
     kind, context = details["type"], details.get("ctx", {})
     if kind == "at_key":
@@ -56,6 +63,8 @@ def finding(root: type[BaseModel], details: ErrorDetails) -> Finding:
         return Finding(location, f"expected one of {context['expected']}")
     if kind == "value_error":
         return Finding(location, str(context["error"]))
+    if kind in ("too_short", "too_long"):
+        return Finding(location, "has too few items" if kind == "too_short" else "has too many items")
     return Finding(location, details["msg"].replace("Input should", "must"))
 
 

@@ -1,0 +1,541 @@
+"""The command line: `sennit run`, `init`, `check-config`, `user` and `--version`.
+
+Each command is a function from parsed arguments to an exit code: 0 done, 1 it failed, 2 the command line or the
+configuration is wrong.  What goes wrong for an operator is told in a paragraph, never as a traceback; `--debug` shows
+one.  The parts of the server are imported by the commands that need them, so that the others are quick.
+
+This is the one module that picks the global reactor, besides the service for `twistd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import importlib.metadata
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from homeserver.app import Homeserver
+    from homeserver.config import Config
+
+DEFAULT_FILE = Path("sennit.toml")
+DEFAULT_DATA_DIR = Path("data")
+FIRST_ADMIN = "admin"
+
+# A stop waits for open writes; a server that hangs in it is ended all the same.
+STOP_TIMEOUT_S = 10.0
+
+Answer = TypeVar("Answer")
+Work = Callable[["Homeserver"], Awaitable[int]]
+
+
+class AccountLine(Protocol):
+    """One account as `sennit user list` shows it."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def is_admin(self) -> bool: ...
+    @property
+    def is_deactivated(self) -> bool: ...
+    @property
+    def is_guest(self) -> bool: ...
+
+
+class AccountCommands(Protocol):
+    """What the commands need of `Homeserver.accounts`; refusals are `MatrixError`."""
+
+    async def has_any(self) -> bool: ...
+    async def create(self, localpart: str, password: str, *, admin: bool) -> str: ...
+    async def set_password(self, localpart: str, password: str) -> None: ...
+    async def deactivate(self, localpart: str) -> None: ...
+    async def list_accounts(self) -> Sequence[AccountLine]: ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _tell(error, debug=options.debug)
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sennit", description="A Matrix homeserver.")
+    parser.add_argument("--version", action="version", version=f"sennit {_version()}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the server", description="Run the server until it is told to stop.")
+    _add_config(run)
+    run.set_defaults(command=_run)
+
+    init = commands.add_parser("init", help="write a configuration file", description="Write sennit.toml.")
+    init.add_argument("server_name", metavar="SERVER_NAME", help="what user IDs end with, such as example.org")
+    init.add_argument("-o", "--output", type=Path, default=DEFAULT_FILE, metavar="FILE", help="default: sennit.toml")
+    init.add_argument("-y", "--yes", action="store_true", help="ask nothing, take the defaults")
+    init.set_defaults(command=_init)
+
+    check = commands.add_parser("check-config", help="check a configuration file")
+    _add_config(check)
+    check.set_defaults(command=_check_config)
+
+    user = commands.add_parser("user", help="make and change accounts")
+    verbs = user.add_subparsers(required=True, metavar="VERB")
+    add = verbs.add_parser("add", help="make an account")
+    add.add_argument("--admin", action="store_true", help="make it an administrator")
+    change = verbs.add_parser("passwd", help="set a new password and log out all devices")
+    deactivate = verbs.add_parser("deactivate", help="close an account for good")
+    listing = verbs.add_parser("list", help="list all accounts")
+    for verb, command in ((add, _user_add), (change, _user_passwd), (deactivate, _user_deactivate)):
+        verb.add_argument("name", metavar="NAME", help="user name or user ID")
+        verb.set_defaults(command=command)
+    for verb in (add, change):
+        verb.add_argument("--generate", action="store_true", help="make up a password and print it")
+    listing.set_defaults(command=_user_list)
+    for verb in (add, change, deactivate, listing):
+        _add_config(verb)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="default: $SENNIT_CONFIG, else sennit.toml")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("sennit")
+    except importlib.metadata.PackageNotFoundError:
+        return "from a checkout that is not installed"
+
+
+def find_config(named: Path | None, environment: str | None) -> Config:
+    """Return the configuration that the command line or SENNIT_CONFIG names, else sennit.toml's, else the default."""
+    from homeserver.config import Config
+
+    if named is not None:
+        return Config.load(named)
+    if environment:
+        return Config.load(Path(environment))
+    if DEFAULT_FILE.exists():
+        return Config.load(DEFAULT_FILE)
+    return Config.default(DEFAULT_DATA_DIR)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    return find_config(options.config, os.environ.get("SENNIT_CONFIG"))
+
+
+# -- commands that need no server ------------------------------------------------------------------------------------
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    config = _config(options)
+    for notice in config.notices:
+        print(f"{config.source}: {notice}")
+    source = config.source or "no file; the defaults"
+    print(f"{source}: good, for the server {config.server.name}")
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    from homeserver.config import Config, render_default_toml
+    from homeserver.errors import Misconfigured
+
+    output: Path = options.output
+    if output.exists() or output.is_symlink():
+        raise Misconfigured(f"{output} exists already and is not overwritten. Move it away, or name another with -o.")
+    # Checked before anything is asked.
+    Config.from_mapping({"server": {"name": options.server_name}})
+    database, bind, port, is_open = "", "127.0.0.1", 8008, False
+    if not options.yes and sys.stdin.isatty():
+        database, (bind, port), is_open = _ask_database(), _ask_listen(), _ask_open()
+    text = render_default_toml(
+        options.server_name, database_url=database or None, bind=bind, port=port, open_registration=is_open
+    )
+    try:
+        # A database URL has a password in it.
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Misconfigured(f"{output} cannot be written: {error.strerror}.") from error
+    place = "" if output == DEFAULT_FILE else f" -c {output}"
+    print(f"Wrote {output}. Next:  sennit run{place}")
+    return 0
+
+
+def _ask_database() -> str:
+    def check(answer: str) -> str:
+        url = "" if answer in ("", "sqlite") else answer
+        if url:
+            _check_answer({"database": {"url": url}})
+        return url
+
+    return _ask("Database: sqlite, or mysql+pymysql://user:password@host/name [sqlite] ", check)
+
+
+def _ask_listen() -> tuple[str, int]:
+    def check(answer: str) -> tuple[str, int]:
+        address, colon, port_text = (answer or "127.0.0.1:8008").rpartition(":")
+        if not colon or not port_text.isascii() or not port_text.isdigit() or len(port_text) > 5:
+            raise ValueError("expected an address and a port, such as 0.0.0.0:8008")
+        bind = address.removeprefix("[").removesuffix("]") or "::"
+        _check_answer({"listeners": [{"port": int(port_text), "bind": [bind]}]})
+        return bind, int(port_text)
+
+    return _ask("Listen on [127.0.0.1:8008] ", check)
+
+
+def _ask_open() -> bool:
+    def check(answer: str) -> bool:
+        if answer.lower() not in ("", "y", "yes", "n", "no"):
+            raise ValueError("expected y or n")
+        return answer.lower() in ("y", "yes")
+
+    return _ask("May anybody make an account, without a token? [y/N] ", check)
+
+
+def _check_answer(sections: dict[str, Any]) -> None:
+    from homeserver.config import Config
+    from homeserver.config_source import ConfigError
+
+    try:
+        Config.from_mapping({"server": {"name": "localhost"}, **sections})
+    except ConfigError as error:
+        raise ValueError(error.problems[0].message) from None
+
+
+def _ask(question: str, check: Callable[[str], Answer]) -> Answer:
+    """Ask until the answer passes `check`, which raises ValueError with what is wrong."""
+    from homeserver.errors import Misconfigured
+
+    while True:
+        try:
+            answer = input(question).strip()
+        except EOFError:
+            raise Misconfigured("There was no answer; nothing was written.") from None
+        try:
+            return check(answer)
+        except ValueError as error:
+            print(f"  {error}")
+
+
+# -- commands on accounts --------------------------------------------------------------------------------------------
+
+
+def _user_add(options: argparse.Namespace) -> int:
+    config = _config(options)
+    localpart = _localpart(options.name, config)
+    password, is_generated = _new_password(options)
+
+    async def work(homeserver: Homeserver) -> int:
+        accounts: AccountCommands = homeserver.accounts
+        user_id = await accounts.create(localpart, password, admin=options.admin)
+        print(f"Made {'the administrator ' if options.admin else ''}{user_id}.")
+        if is_generated:
+            print(f"Password: {password}")
+        return 0
+
+    return _with_homeserver(config, work, debug=options.debug)
+
+
+def _user_passwd(options: argparse.Namespace) -> int:
+    config = _config(options)
+    localpart = _localpart(options.name, config)
+    password, is_generated = _new_password(options)
+
+    async def work(homeserver: Homeserver) -> int:
+        accounts: AccountCommands = homeserver.accounts
+        await accounts.set_password(localpart, password)
+        print(f"The password of {localpart} is changed, and its devices are logged out.")
+        if is_generated:
+            print(f"Password: {password}")
+        return 0
+
+    return _with_homeserver(config, work, debug=options.debug)
+
+
+def _user_deactivate(options: argparse.Namespace) -> int:
+    config = _config(options)
+    localpart = _localpart(options.name, config)
+
+    async def work(homeserver: Homeserver) -> int:
+        accounts: AccountCommands = homeserver.accounts
+        await accounts.deactivate(localpart)
+        print(f"{localpart} is deactivated.")
+        return 0
+
+    return _with_homeserver(config, work, debug=options.debug)
+
+
+def _user_list(options: argparse.Namespace) -> int:
+    async def work(homeserver: Homeserver) -> int:
+        accounts: AccountCommands = homeserver.accounts
+        for account in await accounts.list_accounts():
+            marks = (("admin", account.is_admin), ("guest", account.is_guest), ("deactivated", account.is_deactivated))
+            print(account.user_id, *(mark for mark, is_set in marks if is_set))
+        return 0
+
+    return _with_homeserver(_config(options), work, debug=options.debug)
+
+
+def _localpart(name: str, config: Config) -> str:
+    """Return the local part of a user name or of a user ID of this server."""
+    from homeserver.errors import MatrixError, Misconfigured
+    from homeserver.model.ids import UserID
+
+    localpart, colon, server_name = name.removeprefix("@").partition(":")
+    if colon and server_name != config.server.name:
+        raise Misconfigured(f"{name} is not a user of {config.server.name}.")
+    try:
+        return UserID.of(localpart, config.server.name).localpart
+    except MatrixError as error:
+        raise Misconfigured(f"{name} cannot be used: {error.message}.") from error
+
+
+def _new_password(options: argparse.Namespace) -> tuple[str, bool]:
+    """Return a password and whether it was made up: asked for twice on a terminal, else one line of standard input."""
+    from homeserver.errors import Misconfigured
+    from homeserver.first_run import readable_secret
+
+    if options.generate:
+        return readable_secret(), True
+    try:
+        if not sys.stdin.isatty():
+            password = sys.stdin.readline(4096).rstrip("\r\n")
+            if not password:
+                raise Misconfigured("No password came on standard input. Write one there, or use --generate.")
+            return password, False
+        password = getpass.getpass("Password (leave empty to have one made up): ")
+        if not password:
+            return readable_secret(), True
+        if getpass.getpass("Once more: ") != password:
+            raise Misconfigured("The two passwords differ; nothing was changed.")
+    except (EOFError, UnicodeDecodeError):
+        raise Misconfigured("No password could be read; nothing was changed.") from None
+    return password, False
+
+
+# -- commands that run a server --------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from twisted.internet.defer import Deferred, TimeoutError
+
+    from homeserver.app import Homeserver
+
+    config = _config(options)
+    _start_logging(config)
+    reactor = _reactor()
+    homeserver = Homeserver(config, reactor=reactor)
+    outcome = _Outcome(options.debug)
+    is_started: list[bool] = []
+
+    async def start() -> None:
+        try:
+            await homeserver.start()
+            is_started.append(True)
+            _write_pid(config)
+            await _first_account(homeserver, config)
+            print(_ready_text(config), flush=True)
+        except Exception as error:
+            outcome.failed(error)
+            _stop_reactor(reactor)
+
+    async def stop() -> None:
+        try:
+            await Deferred.fromCoroutine(homeserver.stop()).addTimeout(STOP_TIMEOUT_S, reactor)
+        except TimeoutError:
+            print(f"sennit: was not done after {STOP_TIMEOUT_S:g} s and is ended", file=sys.stderr)
+            outcome.code = outcome.code or 1
+        except Exception as error:
+            if is_started:
+                outcome.failed(error)
+        finally:
+            _remove_pid(config)
+
+    def reload(*_: object) -> None:
+        reactor.callFromThread(_reload, homeserver, options)
+
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(start()))
+    # The reactor's own handlers of SIGINT and SIGTERM stop it, and it waits for this.
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(stop()))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, reload)
+    reactor.run()
+    return outcome.code
+
+
+def _with_homeserver(config: Config, work: Work, *, debug: bool) -> int:
+    """Run `work` with a started server that listens nowhere, and stop it again."""
+    from twisted.internet.defer import Deferred
+
+    from homeserver.app import Homeserver
+
+    reactor = _reactor()
+    outcome = _Outcome(debug)
+
+    async def whole() -> None:
+        homeserver = Homeserver(config, reactor=reactor)
+        try:
+            try:
+                await homeserver.start(listen=False)
+                outcome.code = await work(homeserver)
+            finally:
+                await homeserver.stop()
+        except Exception as error:
+            outcome.failed(error)
+        finally:
+            _stop_reactor(reactor)
+
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(whole()))
+    reactor.run()
+    return outcome.code
+
+
+def _reactor() -> Any:
+    """Return the global reactor; `Any`, because Twisted types it as a module."""
+    from twisted.internet import reactor
+
+    return reactor
+
+
+class _Outcome:
+    """The exit code of what runs inside the reactor."""
+
+    def __init__(self, debug: bool) -> None:
+        self.code = 0
+        self._debug = debug
+
+    def failed(self, error: Exception) -> None:
+        self.code = _tell(error, debug=self._debug)
+
+
+def _stop_reactor(reactor: Any) -> None:
+    # A signal may have begun to stop it already.
+    if reactor.running:
+        reactor.stop()
+
+
+def _start_logging(config: Config) -> None:
+    from homeserver.runtime.log import LogOptions, configure_logging
+
+    if config.log.dict_config is not None:
+        import logging.config
+
+        from homeserver.errors import Misconfigured
+
+        try:
+            logging.config.dictConfig(config.log.dict_config)
+        except (ValueError, TypeError, AttributeError, ImportError) as error:
+            raise Misconfigured(f"The settings for logging cannot be used: {error.__cause__ or error}.") from error
+        return
+    file = config.log.file
+    configure_logging(
+        LogOptions(config.log.level, str(file) if file is not None else None, file is None, config.log.levels)
+    )
+
+
+def _reload(homeserver: Homeserver, options: argparse.Namespace) -> None:
+    """Read certificates and logging again; the server keeps running, whatever is wrong with the new ones."""
+    try:
+        _start_logging(_config(options))
+        homeserver.reload()
+    except Exception as error:
+        _tell(error, debug=options.debug)
+
+
+async def _first_account(homeserver: Homeserver, config: Config) -> None:
+    """Make an administrator when there is no account at all, and say how to log in."""
+    from homeserver.first_run import readable_secret, welcome_text
+
+    accounts: AccountCommands = homeserver.accounts
+    if await accounts.has_any():
+        return
+    password = readable_secret()
+    user_id = await accounts.create(FIRST_ADMIN, password, admin=True)
+    print(welcome_text(config, user_id=user_id, password=password), flush=True)
+
+
+def _ready_text(config: Config) -> str:
+    from homeserver.first_run import client_address
+
+    return f"sennit: {config.server.name} is ready at {client_address(config) or 'no address for clients'}"
+
+
+def _write_pid(config: Config) -> None:
+    if config.server.pid_file is not None:
+        config.server.pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
+
+
+def _remove_pid(config: Config) -> None:
+    if config.server.pid_file is not None:
+        config.server.pid_file.unlink(missing_ok=True)
+
+
+# -- what went wrong -------------------------------------------------------------------------------------------------
+
+
+def _tell(error: Exception, *, debug: bool) -> int:
+    """Print one paragraph about an error and return the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    code, text = explain(error)
+    print(f"sennit: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code for an error and a paragraph for the operator."""
+    from homeserver.errors import InternalFault, MatrixError, Misconfigured
+
+    if isinstance(error, Misconfigured):
+        return 2, str(error)
+    if isinstance(error, MatrixError):
+        return 1, error.message
+    if isinstance(error, InternalFault):
+        return 1, str(error)
+    if "twisted.internet.error" in sys.modules:
+        from twisted.internet.error import CannotListenError
+
+        if isinstance(error, CannotListenError):
+            return 1, _cannot_listen(error.interface, error.port, error.socketError)
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        return 1, f"The system refuses: {error.strerror or error}{place}."
+    name = type(error).__name__
+    return 1, f"This is a fault of Sennit itself: {name}: {error}. With `sennit --debug` it shows where."
+
+
+def _cannot_listen(interface: object, port: object, reason: OSError) -> str:
+    import errno
+
+    place = f"port {port} of {interface or 'this machine'}"
+    if reason.errno == errno.EADDRINUSE:
+        return (
+            f"Cannot listen on {place}: another program uses it already."
+            " Stop that program, or set another port under [[listeners]]."
+        )
+    if reason.errno == errno.EACCES:
+        return f"Cannot listen on {place}: ports below 1024 need a privilege. Use 8008 and a reverse proxy."
+    if reason.errno == errno.EADDRNOTAVAIL:
+        return f"Cannot listen on {place}: this machine does not have that address. Correct `bind` under [[listeners]]."
+    return f"Cannot listen on {place}: {reason.strerror or reason}."
