@@ -57,7 +57,7 @@ class ReloadableTLS:
             acceptableProtocols=[b"http/1.1"],
         )
         try:
-            context = options.getContext()
+            context: SSL.Context = options.getContext()
             context.check_privatekey()
         except SSL.Error as fault:
             raise Misconfigured(
