@@ -11,7 +11,7 @@ import pytest
 
 from homeserver.model.auth.membership import signing_servers
 from homeserver.model.ids import UserID
-from homeserver.model.room_versions import V10, V11, V12, RoomVersion
+from homeserver.model.room_versions import V6, V7, V10, V11, V12, RoomVersion
 
 from ..rooms_in_memory import ALICE, BOB, CAROL, DAVE, VERSIONS, StateRoom, broken_rule, expected_rule
 
@@ -212,6 +212,13 @@ def test_leave(version: RoomVersion, now: str | None, rule: str | None) -> None:
     room = StateRoom(version)
     room.set_member(BOB, now)
     assert expected_rule(version, rule) == broken_rule(room, room.member(BOB, BOB, "leave"))
+
+
+@pytest.mark.parametrize(("version", "rule"), [(V6, "4.4.1"), (V7, None)])
+def test_knock_is_taken_back_where_there_are_knocks(version: RoomVersion, rule: str | None) -> None:
+    room = StateRoom(version)
+    room.set_member(BOB, "knock")
+    assert rule == broken_rule(room, room.member(BOB, BOB, "leave"))
 
 
 @VERSIONS

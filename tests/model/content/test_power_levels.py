@@ -88,6 +88,7 @@ def test_what_is_said_counts(version: RoomVersion) -> None:
 @pytest.mark.parametrize("value", ["10", None, True, 1.0, [1], {"a": 1}])
 def test_values_of_a_wrong_type_are_as_if_absent(value: Any) -> None:
     levels = levels_of(V11, {"ban": value, "users": {BOB: value, CAROL: 3}, "events": value, "users_default": value})
+    assert 0 == levels_of(V11, {"users": {BOB: value}}).of(BOB)
     assert (50, 0, 3, 0) == (levels.ban, levels.of(BOB), levels.of(CAROL), levels.needed_for("x", False))
 
 
