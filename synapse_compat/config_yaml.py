@@ -10,6 +10,7 @@ COMPAT(synapse): relative paths are relative to the folder the server is started
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +46,8 @@ class Setting:
 
 def _rate(value: Any) -> Any:
     """Synapse writes `burst_count` as a number that may have a fraction."""
-    if isinstance(value, dict) and isinstance(value.get("burst_count"), float):
-        return {**value, "burst_count": max(1, int(value["burst_count"]))}
-    return value
+    burst = value.get("burst_count") if isinstance(value, dict) else None
+    return {**value, "burst_count": max(1, int(burst))} if isinstance(burst, float) and math.isfinite(burst) else value
 
 
 def _lifetime(value: Any) -> Any:
@@ -387,6 +387,9 @@ class _Conversion:
         return self.document.mapping
 
     def problem(self, location: Location, message: str) -> None:
+        # A key that is unknown to the walk is so again to the native section that was given the whole table.
+        if any(problem.key == dotted(location) for problem in self.problems):
+            return
         self.problems.append(Problem(line_of(self.document.lines, location), dotted(location), message))
 
     def notice(self, location: Location, message: str) -> None:
@@ -512,8 +515,22 @@ def _known_name(prefix: str, key: str) -> str | None:
     return f"{start}{free}" if free is not None else None
 
 
+# Inside of keys whose rows take the whole value, these are left over.
+_LEFT_OVER = (
+    "listeners[].tag",
+    "listeners[].request_id_header",
+    "listeners[].additional_resources",
+    "listeners[].path",
+    "listeners[].mode",
+    "database.txn_limit",
+    "database.allow_unsafe_locale",
+)
+
+
 def _in_rows(name: str) -> bool:
-    """Tell whether a key stands inside one whose row takes the whole value."""
+    """Tell whether a key stands inside one whose row takes care of it."""
+    if name.startswith(_LEFT_OVER):
+        return False
     parts = name.split(".")
     return any(".".join(parts[:length]).removesuffix("[]") in SETTINGS for length in range(1, len(parts)))
 

@@ -72,17 +72,25 @@ def _check_depth(path: Path, text: str) -> None:
 
 @dataclass(slots=True)
 class _Reading:
-    """Nodes into values; recursion is bounded because an alias cannot make a tree deeper than MAX_DEPTH squared."""
+    """Nodes into values; aliases may point to what contains them, so depth and number are counted."""
 
     loader: yaml.SafeLoader
     lines: dict[Location, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     _count: int = 0
+    _depth: int = 0
 
     def value(self, node: yaml.Node, location: Location) -> Any:
         self._count += 1
-        if self._count > MAX_VALUES or len(location) > MAX_DEPTH:
+        if self._count > MAX_VALUES or self._depth > MAX_DEPTH:
             raise ValueError("aliases make it too large")
+        self._depth += 1
+        try:
+            return self._value(node, location)
+        finally:
+            self._depth -= 1
+
+    def _value(self, node: yaml.Node, location: Location) -> Any:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
