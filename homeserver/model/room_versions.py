@@ -101,11 +101,6 @@ class RoomVersion:
     state_resolution: StateResolution
 
     @property
-    def creators_have_infinite_power(self) -> bool:
-        """`privileged_creators`, by what it means to the rules."""
-        return self.privileged_creators
-
-    @property
     def max_integer(self) -> int:
         """The greatest `depth` and `origin_server_ts` that an event can have."""
         # Spec: rooms/v6, "Event format"; rooms/v3, "Event format", `depth`.

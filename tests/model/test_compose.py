@@ -3,6 +3,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,6 +137,15 @@ def test_only_those_who_may_choose_a_time_set_it() -> None:
     for timestamp in (-1, 2**53, 1.0, True):
         with pytest.raises(BadJson):
             made(V12, replace(MESSAGE, origin_server_ts=timestamp))  # type: ignore[arg-type]
+
+
+@VERSIONS
+def test_every_encoder_can_write_an_event_with_identifiers_for_keys(version: RoomVersion) -> None:
+    content = {"users": {ALICE: 100, UserID("@b:c"): 50}, "events": {}}
+    event = made(version, EventTemplate("m.room.power_levels", content, ALICE, ""))
+    assert event.content == content
+    assert event.wire == orjson.loads(orjson.dumps(event.wire))
+    assert event.event_id == event_id_of(version, orjson.loads(orjson.dumps(event.wire)))
 
 
 @VERSIONS
