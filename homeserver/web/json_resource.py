@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, TypeAlias, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
 from twisted.web.http import Request as TwistedRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -190,31 +191,34 @@ class _Run:
         self._context: Context = copy_context()
         self._waiting_for: Deferred[Any] | None = None
 
-    def step(self) -> None:
-        """Run until the coroutine waits or ends."""
-        while True:
-            try:
+    def step(self, result: object = None) -> None:
+        """Go on with `result`, which may be a Failure, until the coroutine waits or ends."""
+        try:
+            if isinstance(result, Failure):
+                waiting_for = self._context.run(result.throwExceptionIntoGenerator, self._coroutine)
+            else:
                 waiting_for = self._context.run(self._coroutine.send, None)
-            except StopIteration as end:
-                if not self._request.disconnected:
-                    self._deliver(end.value)
-                elif isinstance(end.value, FileResponse):
-                    end.value.file.close()
-                return
-            except CancelledError:
-                return  # the client is gone
-            first = self._waiting_for is None
-            self._waiting_for = waiting_for
-            if first:
-                route = self._request.route
-                if route is not None and route.cancel_when_gone:
-                    self._request.on_disconnect(self._cancel)
-            waiting_for.addBoth(self._resume)
+        except StopIteration as end:
+            # Callbacks that are no longer wanted would keep request and coroutine in a circle.
+            self._request._on_disconnect = None
+            if not self._request.disconnected:
+                self._deliver(end.value)
+            elif isinstance(end.value, FileResponse):
+                end.value.file.close()
             return
+        except CancelledError:
+            return  # the client is gone
+        first = self._waiting_for is None
+        self._waiting_for = waiting_for
+        if first:
+            route = self._request.route
+            if route is not None and route.cancel_when_gone:
+                self._request.on_disconnect(self._cancel)
+        waiting_for.addBoth(self._resume)
 
     def _resume(self, result: object) -> None:
-        # The coroutine takes the result, or the failure, from the Deferred itself, which is in the midst of calling us.
-        self.step()
+        # The coroutine takes a good result from the Deferred itself, which is in the midst of calling us.
+        self.step(result)
 
     def _cancel(self) -> None:
         if self._waiting_for is not None:

@@ -512,6 +512,7 @@ class StrictChannel(http.HTTPChannel):
             half_close()
 
     def _close(self) -> None:
+        self._stop_reading()
         self._is_closing = True
         self.deadline = self.site.seconds() + _ABORT_S
         self.loseConnection()  # type: ignore[no-untyped-call]
@@ -522,7 +523,6 @@ class StrictChannel(http.HTTPChannel):
             self.deadline = _NEVER
             self.transport.abortConnection()
         else:
-            self._is_discarding = True
             self._close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
