@@ -61,7 +61,7 @@ class MediaApi:
                 self.open_download,
                 cancel_when_gone=True,
             ),
-            Route("GET", f"{media}/thumbnail/{{serverName}}/{{mediaId}}", self.open_thumbnail, cancel_when_gone=True),
+            Route("GET", f"{media}/thumbnail/{{serverName}}/{{mediaId}}", self.open_thumbnail),
         ]
         return [
             Route("POST", "/_matrix/media/v1/create", self.create, auth=user, limit=self._create_limit),
@@ -80,13 +80,8 @@ class MediaApi:
                 auth=guest,
                 cancel_when_gone=True,
             ),
-            Route(
-                "GET",
-                f"{authed}/thumbnail/{{serverName}}/{{mediaId}}",
-                self.thumbnail,
-                auth=guest,
-                cancel_when_gone=True,
-            ),
+            # Not cancelled when the client is gone: work in a thread goes on, and must go on being counted.
+            Route("GET", f"{authed}/thumbnail/{{serverName}}/{{mediaId}}", self.thumbnail, auth=guest),
             *(alike for route in legacy for alike in expand_prefixes(route)),
         ]
 

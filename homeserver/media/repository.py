@@ -341,18 +341,23 @@ class MediaRepository:
     async def _get_stored(self, server_name: str, media_id: str, is_logged_in: bool, timeout_ms: int) -> StoredMedia:
         row = await self._find(server_name, media_id)
         if row is not None and row.stored is None and not row.is_void(self._clock.now_ms()):
-            wait_ms = min(timeout_ms, MAX_WAIT_MS)
             # A login decides before the wait too: without one, announced media are as good as unknown.
             if not self._is_open(is_logged_in):
                 raise NotFound("Not found")
-            if wait_ms > 0:
-                await self._awaiting.wait(media_id, wait_ms / 1000)
-                row = await self._find(server_name, media_id)
+            row = await self._wait_for(server_name, media_id, min(timeout_ms, MAX_WAIT_MS))
             if row is not None and row.stored is None:
                 raise NotYetUploaded("Content has not yet been uploaded")
         if row is None or row.stored is None or (row.stored.needs_auth and not self._is_open(is_logged_in)):
             raise NotFound("Not found")
         return row.stored
+
+    async def _wait_for(self, server_name: str, media_id: str, wait_ms: int) -> MediaRow | None:
+        with self._awaiting.expect(media_id) as expected:
+            row = await self._find(server_name, media_id)
+            if row is None or row.stored is not None or wait_ms <= 0:
+                return row
+            await expected.within(wait_ms / 1000)
+        return await self._find(server_name, media_id)
 
     def _is_open(self, is_logged_in: bool) -> bool:
         # Without the freeze, what was uploaded during an earlier one is open as well.

@@ -22,7 +22,10 @@ class Slots:
         self._most_waiting = most_waiting
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Await `work()` once a slot is free; raise LimitExceeded if too many wait already."""
+        """Await `work()` once a slot is free; raise LimitExceeded if too many wait already.
+
+        Cancelling frees the slot at once: do not cancel what goes on in a thread.
+        """
         if not self._semaphore.tokens and len(self._semaphore.waiting) >= self._most_waiting:
             raise LimitExceeded(RETRY_AFTER_MS, "The server is busy")
         await self._semaphore.acquire()
