@@ -348,6 +348,7 @@ def _run(options: argparse.Namespace) -> int:
     homeserver = Homeserver(config, reactor=reactor)
     outcome = _Outcome(options.debug)
     is_started: list[bool] = []
+    is_stopping: list[bool] = []
 
     async def start() -> None:
         try:
@@ -357,10 +358,13 @@ def _run(options: argparse.Namespace) -> int:
             await _first_account(homeserver, config)
             print(_ready_text(config), flush=True)
         except Exception as error:
-            outcome.failed(error)
-            _stop_reactor(reactor)
+            # A start that is broken off by a signal has not failed.
+            if not is_stopping:
+                outcome.failed(error)
+                _stop_reactor(reactor)
 
     async def stop() -> None:
+        is_stopping.append(True)
         try:
             await Deferred.fromCoroutine(homeserver.stop()).addTimeout(STOP_TIMEOUT_S, reactor)
         except TimeoutError:
@@ -392,6 +396,8 @@ def _with_homeserver(config: Config, work: Work, *, debug: bool) -> int:
 
     reactor = _reactor()
     outcome = _Outcome(debug)
+    # Stays so when a signal ends the work halfway.
+    outcome.code = 1
 
     async def whole() -> None:
         homeserver = Homeserver(config, reactor=reactor)
@@ -430,9 +436,13 @@ class _Outcome:
 
 
 def _stop_reactor(reactor: Any) -> None:
-    # A signal may have begun to stop it already.
-    if reactor.running:
+    from twisted.internet.error import ReactorNotRunning
+
+    try:
         reactor.stop()
+    except ReactorNotRunning:
+        # A signal has stopped it already.
+        pass
 
 
 def _start_logging(config: Config) -> None:

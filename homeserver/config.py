@@ -203,7 +203,7 @@ class Presence(Section):
     """Who is online."""
 
     enabled: bool = Field(default=True, description="Presence is served.")
-    accept_updates: bool = Field(default=True, description="Clients and servers may change it; else only modules do.")
+    accept_updates: bool = Field(default=True, description="Clients and other servers may change it.")
     last_active_granularity_ms: DurationMs = Field(default=60_000, description="How long somebody counts as active.")
     sync_online_timeout_ms: DurationMs = Field(default=30_000, description="From the last sync to offline.")
     idle_timeout_ms: DurationMs = Field(default=300_000, description="From the last activity to unavailable.")

@@ -18,8 +18,9 @@ from homeserver.errors import BadIdentifier
 from homeserver.model.ids import RoomAlias, ServerName
 
 # Ranges that no outgoing request reaches unless they are allowed by name: this machine, private networks, and what is
-# reserved (RFC 6890 and its IPv6 kin).
+# reserved or stands for an IPv4 address (RFC 6890 and its IPv6 kin).
 UNREACHABLE_RANGES = (
+    "0.0.0.0/8",
     "127.0.0.0/8",
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -33,7 +34,11 @@ UNREACHABLE_RANGES = (
     "198.51.100.0/24",
     "203.0.113.0/24",
     "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
     "::1/128",
+    "::ffff:0:0/96",
+    "64:ff9b::/96",
     "fe80::/10",
     "fc00::/7",
     "2001:db8::/32",

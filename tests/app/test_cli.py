@@ -47,6 +47,7 @@ class Homeserver:
     async def start(self, *, listen=True):
         prepare(self.config)
         if BEHAVIOUR == "fault": raise ZeroDivisionError("oh")
+        if BEHAVIOUR == "slow": print("slow", flush=True); await Deferred()
         if BEHAVIOUR == "database": raise Misconfigured("The database cannot be opened.")
         if listen: self.port = self.reactor.listenTCP(self.config.listeners[0].port, Factory(), interface="127.0.0.1")
     async def stop(self):
@@ -54,6 +55,7 @@ class Homeserver:
     def reload(self):
         print("reloaded", flush=True)
 
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 sys.modules["homeserver.app"] = types.SimpleNamespace(Homeserver=Homeserver)
 sys.exit(main(sys.argv[1:]))
@@ -81,8 +83,8 @@ def _sennit(folder: Path, *arguments: str, behaviour: str = "", typed: str = "")
     )
 
 
-def _write(folder: Path, port: int = 0, more: str = "") -> None:
-    (folder / "sennit.toml").write_text(f'[server]\nname = "localhost"\n[[listeners]]\nport = {port}\n{more}')
+def _write(folder: Path, port: int = 0) -> None:
+    (folder / "sennit.toml").write_text(f'[server]\nname = "localhost"\n[[listeners]]\nport = {port}\n')
 
 
 def test_module_and_version_are_quick(tmp_path: Path) -> None:
@@ -219,7 +221,6 @@ def _wait_for(process: subprocess.Popen[str], text: str) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_run_says_who_may_log_in_reloads_and_stops_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
-    _write(tmp_path, more="")
     (tmp_path / "sennit.toml").write_text('[server]\nname = "localhost"\npid_file = "pid"\n[[listeners]]\nport = 0\n')
     process = subprocess.Popen(
         _command("", "run"),
@@ -247,6 +248,28 @@ def test_run_says_who_may_log_in_reloads_and_stops_on_a_signal(tmp_path: Path, n
     assert "stopped\n" in rest
     assert 0 == process.returncode
     assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["run"], 0), (["user", "list"], 1)], ids=["run", "user list"])
+def test_a_signal_ends_a_start_that_takes_long(tmp_path: Path, arguments: list[str], code: int) -> None:
+    _write(tmp_path)
+    process = subprocess.Popen(
+        _command("slow", *arguments),
+        cwd=tmp_path,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        _wait_for(process, "slow")
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+        process.wait()
+    assert code == process.returncode
+    assert "Traceback" not in rest
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_other_database_urls_are_kept(url: str) -> None:
 def test_sections_are_frozen() -> None:
     config = Config.default(Path("d"))
     with pytest.raises(ValidationError):
-        config.server.name = "other"  # type: ignore[misc, assignment]
+        config.server.name = "other"  # type: ignore[assignment]
 
 
 def test_the_default_takes_accounts_by_token() -> None:
@@ -226,6 +226,18 @@ def test_files_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path, tmp_path / "x.ini"):
         with pytest.raises(ConfigError):
             Config.load(path)
+
+
+def test_another_distribution_may_read_files_of_another_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point of the group `sennit.config_loaders`, named by the ending, is asked."""
+    (tmp_path / "other-1.dist-info").mkdir()
+    (tmp_path / "other-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (tmp_path / "other-1.dist-info/entry_points.txt").write_text("[sennit.config_loaders]\nini = other_loader:load\n")
+    (tmp_path / "other_loader.py").write_text(
+        "from homeserver.config import Config\n\n\ndef load(path):\n    return Config.default(path, 'from.ini')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "from.ini" == Config.load(tmp_path / "x.ini").server.name
 
 
 def test_the_written_file_has_ten_lines_and_is_good(tmp_path: Path) -> None:
