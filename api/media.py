@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from homeserver.errors import InvalidParam, MissingParam
 from homeserver.media.repository import DEFAULT_WAIT_MS, MAX_WAIT_MS, MediaRepository
@@ -21,6 +21,9 @@ from homeserver.media.thumbnails import ThumbnailSize
 from homeserver.web.request import UnsupportedEncoding, WebRequest
 from homeserver.web.response import FileResponse, HandlerResult, Response
 from homeserver.web.router import Route, expand_prefixes
+
+from .auth import Access
+from .ratelimit import Limit
 
 MAX_SIDE: Final = 65_535
 # Content never changes, but an administrator may take it away.
@@ -31,23 +34,14 @@ _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 
 
 class MediaApi:
-    """Routes of the content repository.
+    """Routes of the content repository."""
 
-    `user_auth` and `guest_auth` become the `auth` of routes for users, and for users and guests; `create_limit` the
-    `limit` of the route that announces media IDs.
-    """
-
-    def __init__(
-        self, repository: MediaRepository, *, user_auth: Any, guest_auth: Any, create_limit: Any = None
-    ) -> None:
+    def __init__(self, repository: MediaRepository) -> None:
         self._repository = repository
-        self._user_auth = user_auth
-        self._guest_auth = guest_auth
-        self._create_limit = create_limit
 
     def routes(self) -> list[Route]:
         """Return all routes, older prefixes included."""
-        user, guest = self._user_auth, self._guest_auth
+        user, guest = Access.USERS, Access.GUESTS
         most = self._repository.rules.max_upload_bytes
         media, authed = "/_matrix/media/v3", "/_matrix/client/v1/media"
         legacy = [
@@ -64,7 +58,7 @@ class MediaApi:
             Route("GET", f"{media}/thumbnail/{{serverName}}/{{mediaId}}", self.open_thumbnail),
         ]
         return [
-            Route("POST", "/_matrix/media/v1/create", self.create, auth=user, limit=self._create_limit),
+            Route("POST", "/_matrix/media/v1/create", self.create, auth=user, limit=Limit.MEDIA_CREATE),
             Route("GET", f"{authed}/config", self.config, auth=guest),
             Route(
                 "GET",
