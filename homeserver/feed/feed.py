@@ -1,0 +1,399 @@
+"""The feed: what has just happened, in memory, and whom it wakes.
+
+The database carries the facts; the feed carries wake-ups and the newest events. Everything here may be thrown away at
+any time: what is asked for from before `floor` is read from the database instead.
+
+- A `RoomFeed` holds the newest events of one room, without a gap, and the users who listen to it.
+- A `UserFeed` belongs to a user who is (or was lately) receiving: the rooms, and for each the position of its last
+  change. So what an incremental sync costs depends on what changed, not on how many rooms the user is in.
+
+Positions arrive here in order (see `storage.positions`). Woken receivers run in later turns of the reactor, a slice at
+a time, so that whoever sent is answered first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from twisted.internet.defer import Deferred
+
+from homeserver.hooks import EventCommitted, Observer
+from homeserver.model.ids import RoomID, UserID
+from homeserver.runtime.clock import Clock
+from storage.events import StoredEvent
+from storage.store import Store
+from storage.tables.rooms import membership_changes, memberships, rooms
+from storage.transaction import Transaction
+
+# LIMIT: events that the feed keeps in memory, over all rooms; each is shared with the event cache.
+MAX_RECENT: Final = 20_000
+MAX_RECENT_IN_ROOM: Final = 200
+# LIMIT: users whose rooms are kept in memory; who has waited least lately goes first.
+MAX_USERS: Final = 20_000
+MAX_CHANGED: Final = 2_000
+WAKE_SLICE: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChange:
+    """A user's membership in a room became `membership`; it was `before` (None: never had one)."""
+
+    user_id: UserID
+    user_nid: int
+    membership: str
+    before: str | None
+    is_local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A committed event with what receivers need to know of it."""
+
+    stored: StoredEvent
+    room_id: RoomID
+    joined_members: int
+    member: MemberChange | None = None
+    # The events it redacted: their new forms where they are in memory, and all their numbers.
+    redacted: tuple[StoredEvent, ...] = ()
+    redacted_nids: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class RoomFeed:
+    """The newest events of a room: all at positions over `floor`, oldest first."""
+
+    room_id: RoomID
+    room_nid: int
+    floor: int
+    recent: deque[StoredEvent] = field(default_factory=deque)
+    listeners: set[UserFeed] = field(default_factory=set)
+    joined_members: int | None = None
+    # What `feed.summary` keeps of the room until a membership changes.
+    summary: Any = None
+
+
+@dataclass(slots=True)
+class UserRoom:
+    """A user's place in a room: the membership event, and since which position the membership is what it is."""
+
+    room_id: RoomID
+    room_nid: int
+    membership: str
+    nid: int
+    since: int
+    is_forgotten: bool = False
+    sender_nid: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class UserFeed:
+    """What is known in memory of a user who receives. Changes at positions over `floor` are all in `changed`."""
+
+    user_id: UserID
+    user_nid: int
+    floor: int
+    rooms: dict[RoomID, UserRoom] = field(default_factory=dict)
+    # room -> position of the last change in it that concerns the user, newest last.
+    changed: dict[RoomID, int] = field(default_factory=dict)
+    # Position of the last change of any kind.
+    last_change: int = 0
+    waiting: list[Deferred[bool]] = field(default_factory=list)
+    is_queued: bool = False
+    # Kept by feed.unread and feed.lazy_members.
+    unread: dict[RoomID, Any] = field(default_factory=dict)
+    sent_members: dict[int, Any] = field(default_factory=dict)
+    ruleset: Any = None
+
+    def joined(self) -> list[UserRoom]:
+        """Return the rooms that the user is in."""
+        return [room for room in self.rooms.values() if room.membership == "join"]
+
+
+class Feed:
+    """Takes publications in, wakes who is concerned."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._rooms: dict[RoomID, RoomFeed] = {}
+        self._order: deque[RoomFeed] = deque()
+        self._users: dict[str, UserFeed] = {}
+        self._loading: dict[str, list[Deferred[None]]] = {}
+        self._observers: list[Observer] = []
+        self._queue: deque[UserFeed] = deque()
+        self._is_draining = False
+        self._listeners: list[Callable[[Publication], None]] = []
+        self.is_stopped = False
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` of every event from now on."""
+        self._observers.append(observer)
+
+    def listen(self, listener: Callable[[Publication], None]) -> None:
+        """Call `listener` with every publication, for parts of the server that follow the stream."""
+        self._listeners.append(listener)
+
+    def publish(self, publication: Publication) -> None:
+        """Take in a committed event; called in order of positions."""
+        stored = publication.stored
+        position = stored.position or 0
+        room = self._rooms.get(publication.room_id)
+        if room is None:
+            room = self._add_room(publication.room_id, stored.room_nid, position - 1)
+        room.joined_members = publication.joined_members
+        room.recent.append(stored)
+        relates_to = stored.event.content.get("m.relates_to")
+        if isinstance(relates_to, dict):
+            target = relates_to.get("event_id")
+            related = self._store.events.find_by_id(target) if isinstance(target, str) else None
+            if related is not None:
+                related.is_related = True
+        self._order.append(room)
+        if len(room.recent) > MAX_RECENT_IN_ROOM:
+            self._forget_oldest(room)
+        while len(self._order) > MAX_RECENT:
+            oldest = self._order.popleft()
+            if oldest.recent:
+                self._forget_oldest(oldest)
+        if publication.redacted_nids:
+            self._redact(room, publication)
+        if publication.member is not None:
+            self._change_member(room, publication.member, stored, position)
+        for user in room.listeners:
+            self._touch(user, room.room_id, position)
+        if publication.member is not None and publication.member.membership != "join":
+            # Told of the change, not of what follows.
+            gone = self._users.get(publication.member.user_id)
+            if gone is not None:
+                room.listeners.discard(gone)
+        for listener in self._listeners:
+            listener(publication)
+        if self._observers:
+            observation = EventCommitted(stored.event, position)
+            for observer in self._observers:
+                self._clock.call_later(0, observer, observation)
+
+    def touch_room(self, room_id: RoomID, position: int) -> None:
+        """Something other than an event changed in a room: wake its listeners."""
+        room = self._rooms.get(room_id)
+        if room is not None:
+            for user in room.listeners:
+                self._touch(user, room_id, position)
+
+    def touch_user(self, user_id: str, position: int, room_id: RoomID | None = None) -> None:
+        """Something changed that concerns one user (in one room, if given): wake the user's receivers."""
+        user = self._users.get(user_id)
+        if user is not None:
+            self._touch(user, room_id, position)
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def watermark(self) -> int:
+        """The position up to which everything is visible."""
+        return self._store.positions.watermark
+
+    def room(self, room_id: RoomID, room_nid: int) -> RoomFeed:
+        """Return the feed of a room; what happened before now is not in it."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            room = self._add_room(room_id, room_nid, self.watermark)
+        return room
+
+    def find_room(self, room_id: RoomID) -> RoomFeed | None:
+        """Return the feed of a room if there is one."""
+        return self._rooms.get(room_id)
+
+    def find_user(self, user_id: str) -> UserFeed | None:
+        """Return the feed of a user if it is in memory."""
+        return self._users.get(user_id)
+
+    async def user(self, user_id: UserID, user_nid: int) -> UserFeed:
+        """Return the feed of a user, with all rooms that the user has a membership in."""
+        user = self._users.get(user_id)
+        if user is not None:
+            return user
+        loading = self._loading.get(user_id)
+        if loading is not None:
+            waiter: Deferred[None] = Deferred()
+            loading.append(waiter)
+            await waiter
+            return await self.user(user_id, user_nid)
+        self._loading[user_id] = []
+        try:
+            while True:
+                floor = self.watermark
+                found = await self._store.database.read(lambda tx: load_user_rooms(tx, user_nid))
+                # What was committed while this was read may be missing from it.
+                if self.watermark == floor or not self._has_changed(user_nid, floor):
+                    break
+            user = UserFeed(user_id, user_nid, self.watermark, {room.room_id: room for room in found})
+            user.last_change = user.floor
+            self._users[user_id] = user
+            for place in found:
+                if place.membership == "join":
+                    self.room(place.room_id, place.room_nid).listeners.add(user)
+            self._trim_users()
+        finally:
+            for waiter in self._loading.pop(user_id):
+                waiter.callback(None)
+        return user
+
+    async def wait(self, user: UserFeed, after: int, seconds: float) -> bool:
+        """Wait until something over position `after` concerns the user; False if that takes longer than `seconds`."""
+        if user.last_change > after:
+            return True
+        if self.is_stopped or seconds <= 0:
+            return False
+        # Who waits lately is kept longest.
+        if self._users.pop(user.user_id, None) is not None:
+            self._users[user.user_id] = user
+        woken: Deferred[bool] = Deferred()
+        user.waiting.append(woken)
+        timer = self._clock.call_later(seconds, _fire, woken, False)
+        try:
+            return await woken
+        finally:
+            if woken in user.waiting:
+                user.waiting.remove(woken)
+            if timer.active():
+                timer.cancel()
+
+    def stop(self) -> None:
+        """Answer everybody who waits."""
+        self.is_stopped = True
+        for user in list(self._users.values()):
+            waiting, user.waiting = user.waiting, []
+            for woken in waiting:
+                _fire(woken, False)
+
+    # -- private -----------------------------------------------------------------------------------------------------
+
+    def _add_room(self, room_id: RoomID, room_nid: int, floor: int) -> RoomFeed:
+        room = self._rooms[room_id] = RoomFeed(room_id, room_nid, floor)
+        return room
+
+    def _forget_oldest(self, room: RoomFeed) -> None:
+        gone = room.recent.popleft()
+        room.floor = gone.position or room.floor
+        if not room.recent and not room.listeners:
+            self._rooms.pop(room.room_id, None)
+
+    def _redact(self, room: RoomFeed, publication: Publication) -> None:
+        new = {stored.nid: stored for stored in publication.redacted}
+        gone = set(publication.redacted_nids)
+        for index, stored in enumerate(room.recent):
+            if stored.nid not in gone:
+                continue
+            replacement = new.get(stored.nid)
+            if replacement is None:
+                # Not in the cache any more: forget up to here, it will be read from the database.
+                for _ in range(index + 1):
+                    room.floor = room.recent.popleft().position or room.floor
+                break
+            room.recent[index] = replacement
+
+    def _change_member(self, room: RoomFeed, member: MemberChange, stored: StoredEvent, position: int) -> None:
+        room.summary = None
+        user = self._users.get(member.user_id)
+        if user is None:
+            return
+        place = user.rooms.get(room.room_id)
+        if place is None or place.membership != member.membership:
+            place = UserRoom(room.room_id, room.room_nid, member.membership, stored.nid, position)
+            user.rooms[room.room_id] = place
+            user.unread.pop(room.room_id, None)
+        else:
+            place.nid = stored.nid
+        place.sender_nid = stored.sender_nid
+        place.is_forgotten = False
+        if member.membership == "join":
+            room.listeners.add(user)
+        self._touch(user, room.room_id, position)
+
+    def _touch(self, user: UserFeed, room_id: RoomID | None, position: int) -> None:
+        if room_id is not None:
+            changed = user.changed
+            changed.pop(room_id, None)
+            changed[room_id] = position
+            if len(changed) > MAX_CHANGED:
+                oldest = next(iter(changed))
+                user.floor = max(user.floor, changed.pop(oldest))
+        user.last_change = position
+        if user.waiting and not user.is_queued:
+            user.is_queued = True
+            self._queue.append(user)
+            if not self._is_draining:
+                self._is_draining = True
+                self._clock.call_later(0, self._drain)
+
+    def _drain(self) -> None:
+        for _ in range(min(WAKE_SLICE, len(self._queue))):
+            user = self._queue.popleft()
+            user.is_queued = False
+            waiting, user.waiting = user.waiting, []
+            for woken in waiting:
+                _fire(woken, True)
+        if self._queue:
+            self._clock.call_later(0, self._drain)
+        else:
+            self._is_draining = False
+
+    def _has_changed(self, user_nid: int, after: int) -> bool:
+        return any(
+            stored.event.type == "m.room.member" and (stored.position or 0) > after
+            for room in self._rooms.values()
+            for stored in room.recent
+        )
+
+    def _trim_users(self) -> None:
+        excess = len(self._users) - MAX_USERS
+        if excess <= 0:
+            return
+        for user_id in [user_id for user_id, user in self._users.items() if not user.waiting][:excess]:
+            user = self._users.pop(user_id)
+            for room_id in user.rooms:
+                room = self._rooms.get(room_id)
+                if room is not None:
+                    room.listeners.discard(user)
+                    if not room.recent and not room.listeners:
+                        del self._rooms[room_id]
+
+
+def _fire(waiter: Deferred[bool], value: bool) -> None:
+    if not waiter.called:
+        waiter.callback(value)
+
+
+def load_user_rooms(tx: Transaction, user_nid: int) -> list[UserRoom]:
+    """Return every room that a user has, or had, a membership in."""
+    latest = (
+        select(membership_changes.c.room_nid, func.max(membership_changes.c.position).label("since"))
+        .where(membership_changes.c.user_nid == user_nid)
+        .group_by(membership_changes.c.room_nid)
+        .subquery()
+    )
+    query = (
+        select(
+            rooms.c.room_id,
+            rooms.c.room_nid,
+            memberships.c.membership,
+            memberships.c.event_nid,
+            latest.c.since,
+            memberships.c.is_forgotten,
+            memberships.c.sender_nid,
+        )
+        .join(rooms, rooms.c.room_nid == memberships.c.room_nid)
+        .outerjoin(latest, latest.c.room_nid == memberships.c.room_nid)
+        .where(memberships.c.user_nid == user_nid)
+    )
+    return [
+        UserRoom(RoomID(row[0]), row[1], row[2], row[3], row[4] or row[3], bool(row[5]), row[6])
+        for row in tx.all(query)
+    ]

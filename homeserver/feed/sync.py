@@ -1,0 +1,584 @@
+"""Assembling a sync response: what a user may see of the stream since a token.
+
+`Sync.respond` waits until there is something to tell or the time is over. Each part of the response is asked of the
+stream that has it, bounded by one position (`upto`): everything at or below it is visible, nothing above it is shown.
+Warm, incremental requests are answered from memory; what they cost depends on what changed.
+
+The response is put together as bytes: events are encoded once and shared (see `feed.client_event`).
+
+Spec: client-server API, "Syncing", `GET /_matrix/client/v3/sync`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+from sqlalchemy import select
+
+from homeserver.model.filters import EventFilter, Filter, RoomEventFilter
+from homeserver.model.ids import RoomID, UserID
+from homeserver.model.tokens import PaginationToken, StreamToken
+from homeserver.runtime.clock import Clock
+from storage.events import StoredEvent
+from storage.store import Store
+from storage.tables.rooms import membership_changes, room_tips
+from storage.tables.user_state import account_data, receipts
+from storage.transaction import Transaction, chunks
+
+from .client_event import client_dict, render, render_stripped
+from .feed import Feed, UserFeed, UserRoom
+from .streams.protocol import RoomStream, StreamItem, UserStream
+from .summary import MemberFacts, member_facts
+from .timeline import Timeline
+from .unread import Unread
+from .visible import Reader, Seen, see
+
+DEFAULT_LIMIT: Final = 10
+MAX_TIMEOUT_S: Final = 120.0
+# LIMIT: members of whom a device is remembered to know already; then all are told again.
+MAX_SENT_MEMBERS: Final = 5_000
+# Spec: "Stripped state": what an invitee may be shown of the room.
+_STRIPPED: Final = (
+    ("m.room.create", ""),
+    ("m.room.name", ""),
+    ("m.room.avatar", ""),
+    ("m.room.topic", ""),
+    ("m.room.join_rules", ""),
+    ("m.room.canonical_alias", ""),
+    ("m.room.encryption", ""),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What a device asks for. `since` is None for an initial sync; `timeout_s` is how long to wait for something."""
+
+    user_id: UserID
+    user_nid: int
+    device_nid: int | None
+    since: int | None
+    filter: Filter
+    timeout_s: float = 0.0
+    full_state: bool = False
+    # The name of the state section that the client asked for instead of `state`, if it did.
+    state_after: str | None = None
+
+
+class Bundles(Protocol):
+    """Bundled aggregations of events."""
+
+    async def of(self, user: UserFeed, events: Sequence[StoredEvent]) -> Mapping[int, bytes]:
+        """Return the JSON of `unsigned["m.relations"]` by event number, for those events that have any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The streams that make up a response besides the timeline."""
+
+    ephemeral: Sequence[RoomStream]
+    room_account_data: RoomStream
+    account_data: UserStream
+    presence: UserStream
+    unread: Unread
+    bundles: Bundles
+    ignored_users: Callable[[UserFeed], Awaitable[frozenset[str]]]
+
+
+@dataclass(slots=True)
+class _Room:
+    """A joined or left room on its way into the response. `after` is None where everything is to be told."""
+
+    place: UserRoom
+    after: int | None
+    upto: int
+    is_left: bool = False
+    events: list[Seen] | None = None
+    is_limited: bool = False
+    state: list[StoredEvent] | None = None
+    summary: bytes = b""
+
+
+class Sync:
+    """Answers /sync."""
+
+    def __init__(self, store: Store, feed: Feed, timeline: Timeline, clock: Clock, streams: Streams) -> None:
+        self._store = store
+        self._feed = feed
+        self._timeline = timeline
+        self._clock = clock
+        self._streams = streams
+
+    async def respond(self, request: SyncRequest) -> bytes:
+        """Return the response as JSON, as soon as there is something to tell."""
+        user = await self._feed.user(request.user_id, request.user_nid)
+        deadline = self._clock.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S)
+        while True:
+            upto = self._feed.watermark
+            since = request.since
+            # A token from a stream that ran further than this one (a restored backup): go on from here.
+            if since is not None and since > upto:
+                since = upto
+            if (
+                since is not None
+                and not request.full_state
+                and since >= user.floor
+                and user.last_change <= since
+                and request.timeout_s > 0
+                and not self._feed.is_stopped
+            ):
+                if await self._feed.wait(user, since, deadline - self._clock.monotonic()):
+                    continue
+                return _empty(upto)
+            body, is_empty = await self._build(request, user, since, upto)
+            left = deadline - self._clock.monotonic()
+            if not is_empty or since is None or request.full_state or left <= 0 or self._feed.is_stopped:
+                return body
+            await self._feed.wait(user, upto, left)
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    async def _build(self, request: SyncRequest, user: UserFeed, since: int | None, upto: int) -> tuple[bytes, bool]:
+        chosen = request.filter
+        sections: list[bytes] = []
+        is_empty = True
+        if since is None or request.full_state or user.last_change > since or since < user.floor:
+            ignored = await self._streams.ignored_users(user)
+            rooms, invites, knocks = await self._choose_rooms(request, user, since, upto)
+            parts = await self._render_rooms(request, user, rooms, ignored)
+            joined = [part for room, part in zip(rooms, parts, strict=True) if part and not room.is_left]
+            left = [part for room, part in zip(rooms, parts, strict=True) if part and room.is_left]
+            inner = []
+            if joined:
+                inner.append(b'"join":{' + b",".join(joined) + b"}")
+            if invites:
+                shown = await self._stripped(invites, ignored, user)
+                if shown:
+                    inner.append(b'"invite":{' + b",".join(shown) + b"}")
+            if knocks:
+                inner.append(b'"knock":{' + b",".join(await self._stripped(knocks, frozenset(), user)) + b"}")
+            if left:
+                inner.append(b'"leave":{' + b",".join(left) + b"}")
+            if inner:
+                sections.append(b'"rooms":{' + b",".join(inner) + b"}")
+                is_empty = False
+            for name, stream, wanted in (
+                (b"presence", self._streams.presence, chosen.presence),
+                (b"account_data", self._streams.account_data, chosen.account_data),
+            ):
+                if wanted.accepts_nothing:
+                    continue
+                items = _accepted(await stream.of_user(user, since, upto), wanted)
+                if items:
+                    sections.append(b'"' + name + b'":' + _events(items))
+                    is_empty = False
+        head = b'{"next_batch":"%s"' % str(StreamToken(upto)).encode()
+        return b",".join([head, *sections]) + b"}", is_empty
+
+    async def _choose_rooms(
+        self, request: SyncRequest, user: UserFeed, since: int | None, upto: int
+    ) -> tuple[list[_Room], list[UserRoom], list[UserRoom]]:
+        chosen = request.filter
+        if since is None or request.full_state:
+            candidates: Iterable[UserRoom] = list(user.rooms.values())
+        elif since >= user.floor:
+            candidates = []
+            for room_id, position in reversed(user.changed.items()):
+                if position <= since:
+                    break
+                place = user.rooms.get(room_id)
+                if place is not None:
+                    candidates.append(place)
+        else:
+            nids = await self._store.database.read(lambda tx: load_changed_rooms(tx, user, since))
+            candidates = [place for place in user.rooms.values() if place.room_nid in nids or place.since > since]
+        rooms: list[_Room] = []
+        invites: list[UserRoom] = []
+        knocks: list[UserRoom] = []
+        for place in candidates:
+            if not chosen.accepts_room(place.room_id):
+                continue
+            is_new = since is None or place.since > since
+            if place.membership == "join":
+                rooms.append(_Room(place, None if is_new else since, upto))
+            elif place.membership == "invite":
+                if is_new or request.full_state:
+                    invites.append(place)
+            elif place.membership == "knock":
+                if is_new or request.full_state:
+                    knocks.append(place)
+            elif place.is_forgotten:
+                continue
+            elif since is None:
+                if chosen.include_leave:
+                    rooms.append(_Room(place, None, place.since, is_left=True))
+            elif is_new:
+                rooms.append(_Room(place, since, min(place.since, upto), is_left=True))
+        return rooms, invites, knocks
+
+    # -- joined and left rooms ---------------------------------------------------------------------------------------
+
+    async def _render_rooms(
+        self, request: SyncRequest, user: UserFeed, rooms: list[_Room], ignored: frozenset[str]
+    ) -> list[bytes]:
+        if not rooms:
+            return []
+        chosen = request.filter
+        for room in rooms:
+            await self._fill_timeline(request, user, room, ignored)
+        shown = [seen.stored for room in rooms for seen in room.events or ()]
+        bundles = await self._streams.bundles.of(user, shown)
+        await self._fill_states(request, user, rooms)
+
+        joined = [room for room in rooms if not room.is_left]
+        ephemeral: dict[int, list[StreamItem]] = {}
+        if not chosen.ephemeral.accepts_nothing:
+            for stream in self._streams.ephemeral:
+                _merge(ephemeral, await _ask(stream, user, joined), chosen.ephemeral)
+        private: dict[int, list[StreamItem]] = {}
+        if not chosen.room_account_data.accepts_nothing:
+            _merge(private, await _ask(self._streams.room_account_data, user, rooms), chosen.room_account_data)
+        counts = await self._streams.unread.counts(
+            user,
+            [room.place for room in joined],
+            rooms[0].upto if not joined else joined[0].upto,
+            by_thread=chosen.timeline.unread_thread_notifications,
+        )
+        now_ms = self._clock.now_ms()
+        show = self._renderer(request, now_ms, bundles)
+        result: list[bytes] = []
+        for room in rooms:
+            nid = room.place.room_nid
+            has_news = bool(
+                room.events or room.state or room.summary or nid in ephemeral or nid in private or room.after is None
+            )
+            is_read = room.place.room_id in counts and self._has_read(user, room)
+            if not (has_news or room.is_left or request.full_state or is_read):
+                result.append(b"")
+                continue
+            parts = [self._render_timeline(room, show)]
+            if request.state_after is not None or room.state:
+                name = (request.state_after or "state").encode()
+                parts.append(b'"' + name + b'":' + _joined([show(stored, None) for stored in room.state or ()]))
+            if room.summary:
+                parts.append(b'"summary":' + room.summary)
+            if nid in ephemeral:
+                parts.append(b'"ephemeral":' + _events(ephemeral[nid]))
+            if nid in private:
+                parts.append(b'"account_data":' + _events(private[nid]))
+            if not room.is_left and room.place.room_id in counts:
+                parts.append(counts[room.place.room_id].render())
+            result.append(orjson.dumps(room.place.room_id) + b":{" + b",".join(parts) + b"}")
+        return result
+
+    def _has_read(self, user: UserFeed, room: _Room) -> bool:
+        # The user's own receipt, private perhaps and filtered away, changes the counts: the room is told.
+        return room.after is not None and user.changed.get(room.place.room_id, 0) > room.after
+
+    def _render_timeline(self, room: _Room, show: Callable[[StoredEvent, bytes | None], bytes]) -> bytes:
+        events = room.events or []
+        encoded = [show(seen.stored, seen.membership) for seen in events]
+        if events:
+            before = (events[0].stored.position or 1) - 1
+        else:
+            before = room.after if room.after is not None else room.upto
+        return b'"timeline":{"events":[%s],"limited":%s,"prev_batch":"%s"}' % (
+            b",".join(encoded),
+            b"true" if room.is_limited else b"false",
+            str(PaginationToken(before)).encode(),
+        )
+
+    async def _fill_timeline(self, request: SyncRequest, user: UserFeed, room: _Room, ignored: frozenset[str]) -> None:
+        chosen = request.filter.timeline
+        room_id = room.place.room_id
+        if chosen.accepts_nothing or not chosen.accepts_room(room_id):
+            room.events = []
+            return
+        accept: Callable[[StoredEvent], bool] | None = None
+        if not chosen.is_pass_all or ignored or chosen.contains_url is not None:
+
+            def accept(stored: StoredEvent) -> bool:
+                event = stored.event
+                # Spec: "Ignoring Users": their messages are not shown, their state changes are.
+                if event.sender in ignored and event.state_key is None:
+                    return False
+                return chosen.matches_event(event.type, event.sender, room_id, event.content)
+
+        limit = chosen.limit if chosen.limit is not None else DEFAULT_LIMIT
+        events, room.is_limited = await self._timeline.window(
+            room_id, room.place.room_nid, after=room.after, upto=room.upto, limit=limit, accept=accept
+        )
+        is_joined = not room.is_left
+        if is_joined:
+            reader = Reader(request.user_id, request.user_nid, room.place.since)
+        else:
+            # Everything up to the leave was seen while the user was there.
+            reader = Reader(request.user_id, request.user_nid, None, room.place.since)
+        room.events = await see(self._store, reader, events)
+
+    async def _fill_states(self, request: SyncRequest, user: UserFeed, rooms: list[_Room]) -> None:
+        chosen = request.filter
+        lazy = chosen.state.lazy_load_members or chosen.timeline.lazy_load_members
+        wanted_summary = [
+            room
+            for room in rooms
+            if not room.is_left and (room.after is None or request.full_state or _has_member_event(room))
+        ]
+        facts = await member_facts(self._store, self._feed, [room.place for room in wanted_summary])
+        heroes: dict[int, tuple[UserID, ...]] = {}
+        for room in wanted_summary:
+            known = facts[room.place.room_nid]
+            heroes[room.place.room_nid] = known.heroes(request.user_id)
+            room.summary = _summary(known, heroes[room.place.room_nid])
+        if chosen.state.accepts_nothing:
+            for room in rooms:
+                room.state = []
+            return
+        deltas: list[tuple[_Room, dict[int, int], Mapping[int, int] | None]] = []
+        for room in rooms:
+            deltas.append((room, *await self._state_delta(request, room)))
+        for room, delta, end in deltas:
+            if lazy:
+                delta = await self._lazy_members(request, user, room, delta, end, heroes.get(room.place.room_nid, ()))
+            if not delta:
+                room.state = []
+                continue
+            found = await self._store.events.get(delta.values())
+            state = [found[nid] for nid in delta.values() if nid in found]
+            if not chosen.state.is_pass_all or chosen.state.contains_url is not None:
+                state = [
+                    stored
+                    for stored in state
+                    if chosen.state.matches_event(
+                        stored.event.type, stored.event.sender, room.place.room_id, stored.event.content
+                    )
+                ]
+            room.state = state
+
+    async def _state_delta(self, request: SyncRequest, room: _Room) -> tuple[dict[int, int], Mapping[int, int] | None]:
+        """Return what of the state the response must tell, and the state it leads to (None where not needed)."""
+        place, events = room.place, room.events or []
+        is_full = room.after is None or request.full_state
+        wants_end = request.state_after is not None
+        lazy = request.filter.state.lazy_load_members or request.filter.timeline.lazy_load_members
+        if not is_full and not room.is_limited:
+            # Nothing was left out: all changes are in the timeline, unless the filter took some of them.
+            is_filtered = not request.filter.timeline.is_pass_all or request.filter.timeline.contains_url is not None
+            if not is_filtered:
+                delta: dict[int, int] = {}
+                if wants_end:
+                    delta = {seen.stored.key_nid: seen.stored.nid for seen in events if seen.stored.key_nid is not None}
+                end = None
+                if lazy and events:
+                    last = events[-1].stored.state_group
+                    end = await self._store.states.get(last) if last is not None else None
+                return delta, end
+        if wants_end or not events:
+            group = await self._timeline.state_group_at(place.room_id, place.room_nid, room.upto)
+            if group is None:
+                return {}, None
+            end = await self._store.states.get(group)
+        else:
+            first = events[0].stored
+            end = await self._store.states.get(first.state_group or 0)
+            if first.key_nid is not None:
+                end = end.insert(first.key_nid, first.replaces_nid) if first.replaces_nid else end.remove(first.key_nid)
+        if is_full:
+            return dict(end.items()), end
+        earlier = await self._timeline.state_group_at(place.room_id, place.room_nid, room.after or 0)
+        if earlier is None:
+            return dict(end.items()), end
+        start = await self._store.states.get(earlier)
+        return {key: nid for key, nid in end.items() if start.get(key) != nid}, end
+
+    async def _lazy_members(
+        self,
+        request: SyncRequest,
+        user: UserFeed,
+        room: _Room,
+        delta: dict[int, int],
+        end: Mapping[int, int] | None,
+        heroes: Sequence[UserID],
+    ) -> dict[int, int]:
+        """Keep of the member events only those that the timeline and the summary need. Spec: "Lazy-loading"."""
+        interner = self._store.interner
+        senders = {seen.stored.event.sender for seen in room.events or ()}
+        senders.update(heroes)
+        if room.after is None or request.full_state:
+            senders.add(request.user_id)
+        kept: dict[int, int] = {}
+        if delta:
+            unknown = [key_nid for key_nid in delta if interner.known_key_name(key_nid) is None]
+            if unknown:
+                await interner.key_names(unknown)
+            for key_nid, nid in delta.items():
+                name = interner.known_key_name(key_nid)
+                if name is None or name[0] != "m.room.member" or name[1] in senders:
+                    kept[key_nid] = nid
+        if end is not None and senders:
+            keys = [("m.room.member", str(sender)) for sender in senders]
+            if any(interner.known_key(key) is None for key in keys):
+                await interner.find_keys(keys)
+            in_timeline = {seen.stored.nid for seen in room.events or () if seen.stored.key_nid is not None}
+            for key in keys:
+                member_key = interner.known_key(key)
+                current = end.get(member_key) if member_key is not None else None
+                if member_key is not None and current is not None and current not in in_timeline:
+                    kept[member_key] = current
+        return self._without_redundant(request, user, room, kept)
+
+    def _without_redundant(
+        self, request: SyncRequest, user: UserFeed, room: _Room, delta: dict[int, int]
+    ) -> dict[int, int]:
+        if request.device_nid is None:
+            return delta
+        sent: dict[tuple[int, int], int] = user.sent_members.setdefault(request.device_nid, {})
+        if len(sent) > MAX_SENT_MEMBERS or (request.since is None and room.after is None):
+            for key in (
+                [key for key in sent if key[0] == room.place.room_nid] if len(sent) <= MAX_SENT_MEMBERS else list(sent)
+            ):
+                del sent[key]
+        redundant_too = (
+            request.filter.state.include_redundant_members or request.filter.timeline.include_redundant_members
+        )
+        kept: dict[int, int] = {}
+        interner = self._store.interner
+        for key_nid, nid in delta.items():
+            name = interner.known_key_name(key_nid)
+            if name is None or name[0] != "m.room.member":
+                kept[key_nid] = nid
+                continue
+            if redundant_too or request.full_state or sent.get((room.place.room_nid, key_nid)) != nid:
+                kept[key_nid] = nid
+            sent[room.place.room_nid, key_nid] = nid
+        for seen in room.events or ():
+            if seen.stored.event.type == "m.room.member" and seen.stored.key_nid is not None:
+                sent[room.place.room_nid, seen.stored.key_nid] = seen.stored.nid
+        return kept
+
+    def _renderer(
+        self, request: SyncRequest, now_ms: int, bundles: Mapping[int, bytes]
+    ) -> Callable[[StoredEvent, bytes | None], bytes]:
+        chosen = request.filter
+        device_nid = request.device_nid
+
+        def show(stored: StoredEvent, membership: bytes | None) -> bytes:
+            return render(
+                stored, now_ms, device_nid=device_nid, membership=membership, relations=bundles.get(stored.nid)
+            )
+
+        if chosen.event_format == "federation":
+            return lambda stored, _membership: orjson.dumps({**stored.event.wire, "event_id": stored.event.event_id})
+        if chosen.event_fields is not None:
+
+            def project(stored: StoredEvent, membership: bytes | None) -> bytes:
+                whole = client_dict(
+                    stored, now_ms, device_nid=device_nid, membership=membership, relations=bundles.get(stored.nid)
+                )
+                return orjson.dumps(chosen.project(whole))
+
+            return project
+        return show
+
+    # -- invited and knocked rooms -----------------------------------------------------------------------------------
+
+    async def _stripped(self, places: Sequence[UserRoom], ignored: frozenset[str], user: UserFeed) -> list[bytes]:
+        """Return invited or knocked rooms with the stripped state that the user may be shown."""
+        result: list[bytes] = []
+        interner = self._store.interner
+        for place in places:
+            member = (await self._store.events.get([place.nid])).get(place.nid)
+            if member is None or member.event.sender in ignored:
+                continue
+            state = await self._store.states.get(member.state_group or 0)
+            keys = [*_STRIPPED, ("m.room.member", str(member.event.sender))]
+            key_nids = await interner.find_keys(keys)
+            nids = [nid for key in keys if key in key_nids and (nid := state.get(key_nids[key])) is not None]
+            nids = [nid for nid in dict.fromkeys(nids) if nid != place.nid]
+            found = await self._store.events.get(nids)
+            events = [render_stripped(found[nid]) for nid in nids if nid in found]
+            events.append(render_stripped(member))
+            name = b"invite_state" if place.membership == "invite" else b"knock_state"
+            result.append(orjson.dumps(place.room_id) + b':{"' + name + b'":' + _joined(events) + b"}")
+        return result
+
+
+def _empty(upto: int) -> bytes:
+    return b'{"next_batch":"%s"}' % str(StreamToken(upto)).encode()
+
+
+def _joined(encoded: Sequence[bytes]) -> bytes:
+    return b'{"events":[' + b",".join(encoded) + b"]}"
+
+
+def _events(items: Sequence[StreamItem]) -> bytes:
+    return _joined([item.encoded for item in items])
+
+
+def _accepted(items: Sequence[StreamItem], wanted: EventFilter) -> list[StreamItem]:
+    if wanted.is_pass_all:
+        return list(items)
+    return [item for item in items if wanted.matches(item.type, item.sender)]
+
+
+def _merge(
+    into: dict[int, list[StreamItem]], found: Mapping[int, Sequence[StreamItem]], wanted: RoomEventFilter
+) -> None:
+    for room_nid, items in found.items():
+        accepted = _accepted(items, wanted)
+        if accepted:
+            into.setdefault(room_nid, []).extend(accepted)
+
+
+async def _ask(stream: RoomStream, user: UserFeed, rooms: Sequence[_Room]) -> dict[int, Sequence[StreamItem]]:
+    whole: dict[int, RoomID] = {}
+    since: dict[int, RoomID] = {}
+    after, upto = 0, 0
+    for room in rooms:
+        upto = max(upto, room.upto)
+        if room.after is None:
+            whole[room.place.room_nid] = room.place.room_id
+        else:
+            since[room.place.room_nid] = room.place.room_id
+            after = room.after
+    found: dict[int, Sequence[StreamItem]] = {}
+    if whole:
+        found.update(await stream.in_rooms(user, whole, None, upto))
+    if since:
+        found.update(await stream.in_rooms(user, since, after, upto))
+    return found
+
+
+def _has_member_event(room: _Room) -> bool:
+    return room.is_limited or any(seen.stored.event.type == "m.room.member" for seen in room.events or ())
+
+
+def _summary(facts: MemberFacts, heroes: Sequence[UserID]) -> bytes:
+    summary: dict[str, Any] = {
+        "m.joined_member_count": facts.joined,
+        "m.invited_member_count": facts.invited,
+    }
+    if not facts.has_name:
+        summary["m.heroes"] = list(heroes)
+    return orjson.dumps(summary)
+
+
+def load_changed_rooms(tx: Transaction, user: UserFeed, since: int) -> set[int]:
+    """Return the numbers of the user's rooms in which anything changed after `since`."""
+    nids = [place.room_nid for place in user.rooms.values() if place.membership == "join"]
+    found: set[int] = set()
+    for part in chunks(nids):
+        for table in (room_tips, receipts):
+            query = select(table.c.room_nid).where(table.c.room_nid.in_(part), table.c.position > since).distinct()
+            found.update(row[0] for row in tx.all(query))
+    private = select(account_data.c.room_nid).where(
+        account_data.c.user_nid == user.user_nid, account_data.c.position > since
+    )
+    found.update(row[0] for row in tx.all(private))
+    changes = select(membership_changes.c.room_nid).where(
+        membership_changes.c.user_nid == user.user_nid, membership_changes.c.position > since
+    )
+    found.update(row[0] for row in tx.all(changes))
+    return found

@@ -1,0 +1,113 @@
+"""Windows on a room's timeline, from the feed's memory where it reaches and from the database where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import select
+
+from homeserver.model.ids import RoomID
+from storage.events import Flag, StoredEvent, timeline_after, timeline_before
+from storage.store import Store
+from storage.tables.rooms import events as events_table
+from storage.transaction import Transaction
+
+from .feed import Feed
+
+# LIMIT: events looked at for one window when a filter refuses most of them.
+MAX_SCANNED: Final = 2_000
+_HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
+
+
+class Timeline:
+    """Reads rooms' timelines. It does not judge who may see them: see `feed.visible`."""
+
+    def __init__(self, store: Store, feed: Feed) -> None:
+        self._store = store
+        self._feed = feed
+
+    async def window(
+        self,
+        room_id: RoomID,
+        room_nid: int,
+        *,
+        upto: int,
+        limit: int,
+        after: int | None = None,
+        accept: Callable[[StoredEvent], bool] | None = None,
+    ) -> tuple[list[StoredEvent], bool]:
+        """Return the newest `limit` events at `after` < position <= `upto`, oldest first; whether there are more."""
+        found: list[StoredEvent] = []
+        cursor, scanned = upto, 0
+        while True:
+            wanted = limit + 1 - len(found)
+            batch, is_last = await self._before(
+                room_id, room_nid, cursor, max(wanted, 50 if scanned else wanted), after
+            )
+            for stored in batch:
+                if stored.flags & _HIDDEN or (accept is not None and not accept(stored)):
+                    continue
+                found.append(stored)
+                if len(found) > limit:
+                    break
+            scanned += len(batch)
+            if len(found) > limit or is_last:
+                break
+            cursor = (batch[-1].position or 0) - 1
+            if scanned >= MAX_SCANNED:
+                return found[::-1], True
+        is_limited = len(found) > limit
+        return found[:limit][::-1], is_limited
+
+    async def page(
+        self, room_nid: int, *, start: int, limit: int, backwards: bool, stop: int | None = None
+    ) -> list[StoredEvent]:
+        """Return the next events: newest first (p <= start) if `backwards`, else oldest first (p > start)."""
+        if backwards:
+            nids = await self._store.database.read(lambda tx: timeline_before(tx, room_nid, start, limit, stop))
+        else:
+            nids = await self._store.database.read(lambda tx: timeline_after(tx, room_nid, start, limit, stop))
+        found = await self._store.events.get(nids)
+        return [found[nid] for nid in nids if nid in found]
+
+    async def state_group_at(self, room_id: RoomID, room_nid: int, position: int) -> int | None:
+        """Return the state group after the newest event at or before `position`, None before the first event."""
+        room = self._feed.find_room(room_id)
+        if room is not None and room.recent and position > room.floor:
+            for stored in reversed(room.recent):
+                if (stored.position or 0) <= position and stored.state_group is not None:
+                    return stored.state_group
+        return await self._store.database.read(lambda tx: load_state_group_at(tx, room_nid, position))
+
+    async def _before(
+        self, room_id: RoomID, room_nid: int, cursor: int, count: int, after: int | None
+    ) -> tuple[list[StoredEvent], bool]:
+        room = self._feed.find_room(room_id)
+        if room is not None:
+            found: list[StoredEvent] = []
+            for stored in reversed(room.recent):
+                position = stored.position or 0
+                if position > cursor:
+                    continue
+                if after is not None and position <= after:
+                    return found, True
+                found.append(stored)
+                if len(found) == count:
+                    return found, False
+            if after is not None and room.floor <= after:
+                return found, True
+        nids = await self._store.database.read(lambda tx: timeline_before(tx, room_nid, cursor, count, after))
+        loaded = await self._store.events.get(nids)
+        return [loaded[nid] for nid in nids if nid in loaded], len(nids) < count
+
+
+def load_state_group_at(tx: Transaction, room_nid: int, position: int) -> int | None:
+    """Return the state group after the newest event of a room at or before `position`."""
+    group: int | None = tx.scalar(
+        select(events_table.c.state_group)
+        .where(events_table.c.room_nid == room_nid, events_table.c.position <= position)
+        .order_by(events_table.c.position.desc())
+        .limit(1)
+    )
+    return group

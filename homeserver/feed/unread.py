@@ -1,0 +1,252 @@
+"""Unread counts: how many events since a user's read receipt the user's push rules notify of.
+
+Nothing is written for them when an event is sent. They follow the feed: for each user who receives, and each of the
+user's rooms, the notifying events since the receipt are kept in memory up to some position, and brought up to date when
+they are asked for. What is not in memory is counted again from the room's timeline.
+
+Spec: client-server API, "Receiving notifications", "Threading", "Threaded read receipts".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import select
+
+from homeserver.model.content.power_levels import PowerLevels
+from homeserver.model.event import Event
+from homeserver.model.ids import EventID
+from homeserver.model.push_rules.evaluate import EventFacts, RoomFacts, Ruleset, compile_rules, evaluate
+from homeserver.model.relations import Relation, find_thread, relation_of
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
+from storage.events import Flag, StoredEvent
+from storage.store import Store
+from storage.tables.rooms import room_stats
+from storage.tables.user_state import receipts
+from storage.transaction import Transaction, chunks
+
+from .feed import Feed, UserFeed, UserRoom
+from .timeline import Timeline
+
+MAIN: Final = "main"
+# LIMIT: events that are looked at, newest first, when counts are not in memory; older ones count no more.
+MAX_COUNTED: Final = 1_000
+_HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
+
+
+@dataclass(slots=True)
+class _Notice:
+    position: int
+    thread: str
+    highlight: bool
+
+
+@dataclass(slots=True)
+class RoomUnread:
+    """The notifying events of one room for one user: all at positions <= `upto` that are not read."""
+
+    upto: int
+    # thread -> position read up to; "" for unthreaded receipts.
+    read: dict[str, int] = field(default_factory=dict)
+    notices: list[_Notice] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Notification and highlight counts, of all events or by thread."""
+
+    notifications: int
+    highlights: int
+    threads: Mapping[str, tuple[int, int]]
+
+    def render(self) -> bytes:
+        """Return the members `unread_notifications` and, where there are any, `unread_thread_notifications`."""
+        parts = b'"unread_notifications":{"notification_count":%d,"highlight_count":%d}' % (
+            self.notifications,
+            self.highlights,
+        )
+        if self.threads:
+            threads = {
+                thread: {"notification_count": total, "highlight_count": highlights}
+                for thread, (total, highlights) in self.threads.items()
+            }
+            parts += b',"unread_thread_notifications":' + orjson.dumps(threads)
+        return parts
+
+
+class Unread:
+    """Counts for users who receive."""
+
+    def __init__(
+        self, store: Store, feed: Feed, timeline: Timeline, load_rules: Callable[[Transaction, int], Any]
+    ) -> None:
+        """`load_rules` reads a user's stored push rules."""
+        self._store = store
+        self._feed = feed
+        self._timeline = timeline
+        self._load_rules = load_rules
+
+    async def counts(
+        self, user: UserFeed, places: Sequence[UserRoom], upto: int, *, by_thread: bool
+    ) -> dict[str, Counts]:
+        """Return the counts of rooms that the user is in, by room ID."""
+        cold = [place for place in places if place.room_id not in user.unread]
+        if cold:
+            await self._load_read_positions(user, cold)
+        if user.ruleset is None:
+            stored = await self._store.database.read(lambda tx: self._load_rules(tx, user.user_nid))
+            user.ruleset = compile_rules(user.user_id, stored)
+        result: dict[str, Counts] = {}
+        for place in places:
+            unread: RoomUnread | None = user.unread.get(place.room_id)
+            if unread is None:
+                continue
+            if unread.upto < upto:
+                await self._catch_up(user.ruleset, place, unread, upto)
+            result[place.room_id] = _count(unread.notices, by_thread)
+        return result
+
+    def read_upto(self, user_id: str, room_id: str, thread: str, position: int) -> None:
+        """Note a receipt of the user; `thread` is "" for an unthreaded one."""
+        user = self._feed.find_user(user_id)
+        unread: RoomUnread | None = user.unread.get(room_id) if user is not None else None  # type: ignore[call-overload]
+        if unread is None or unread.read.get(thread, -1) >= position:
+            return
+        unread.read[thread] = position
+        unread.notices = [
+            notice
+            for notice in unread.notices
+            if notice.position > position or (thread != "" and notice.thread != thread)
+        ]
+
+    def forget(self, user_id: str) -> None:
+        """Count anew: the user's push rules have changed."""
+        user = self._feed.find_user(user_id)
+        if user is not None:
+            user.ruleset = None
+            user.unread.clear()
+
+    async def _load_read_positions(self, user: UserFeed, places: Sequence[UserRoom]) -> None:
+        nids = [place.room_nid for place in places]
+        rows = await self._store.database.read(lambda tx: _load_receipts(tx, user.user_nid, nids))
+        read: dict[int, dict[str, int]] = {}
+        for room_nid, thread, position in rows:
+            threads = read.setdefault(room_nid, {})
+            threads[thread] = max(position, threads.get(thread, 0))
+        for place in places:
+            if place.room_id not in user.unread:
+                positions = read.get(place.room_nid, {})
+                # Nothing from before the user's join counts.
+                start = max(place.since, positions.get("", 0))
+                user.unread[place.room_id] = RoomUnread(start, positions)
+
+    async def _catch_up(self, ruleset: Ruleset, place: UserRoom, unread: RoomUnread, upto: int) -> None:
+        start = unread.upto
+        events, _ = await self._timeline.window(
+            place.room_id, place.room_nid, after=start, upto=upto, limit=MAX_COUNTED
+        )
+        unread.upto = max(unread.upto, upto)
+        facts: RoomFacts | None = None
+        group: int | None = None
+        for stored in events:
+            if stored.event.sender == ruleset.user_id or stored.flags & _HIDDEN:
+                continue
+            if facts is None or stored.state_group != group:
+                facts, group = await self._room_facts(place, stored), stored.state_group
+            if stored.facts is None:
+                stored.facts = EventFacts(stored.event)
+            actions = evaluate(ruleset, stored.facts, facts)
+            if actions is None or not actions.notify:
+                continue
+            thread = self._thread_of(stored.event)
+            position = stored.position or 0
+            if position <= max(unread.read.get("", 0), unread.read.get(thread, 0)):
+                continue
+            unread.notices.append(_Notice(position, thread, actions.highlight))
+        if len(unread.notices) > MAX_COUNTED:
+            del unread.notices[:-MAX_COUNTED]
+
+    def _thread_of(self, event: Event) -> str:
+        def of_parent(event_id: EventID) -> Relation | None:
+            parent = self._store.events.find_by_id(event_id)
+            return relation_of(parent.event) if parent is not None else None
+
+        relation = relation_of(event)
+        return (find_thread(relation, of_parent) if relation is not None else None) or MAIN
+
+    async def _room_facts(self, place: UserRoom, stored: StoredEvent) -> RoomFacts:
+        room = self._feed.room(place.room_id, place.room_nid)
+        if room.joined_members is None:
+            room.joined_members = await self._store.database.read(lambda tx: _load_joined(tx, place.room_nid))
+        state = await self._store.states.get(stored.state_group or 0)
+        keys = (("m.room.power_levels", ""), ("m.room.create", ""))
+        interner = self._store.interner
+        if interner.known_key(keys[0]) is None or interner.known_key(keys[1]) is None:
+            await interner.find_keys(keys)
+        found: dict[str, StoredEvent] = {}
+        for key in keys:
+            key_nid = interner.known_key(key)
+            nid = state.get(key_nid) if key_nid is not None else None
+            if nid is not None:
+                event = self._store.events.find(nid) or (await self._store.events.get([nid])).get(nid)
+                if event is not None:
+                    found[key[0]] = event
+        create, levels = found.get("m.room.create"), found.get("m.room.power_levels")
+
+        def power_levels() -> PowerLevels | None:
+            if create is None:
+                return None
+            version = KNOWN_ROOM_VERSIONS.get(str(create.event.content.get("room_version", "1")))
+            if version is None:
+                return None
+            return PowerLevels.from_events(version, create.event, levels.event if levels is not None else None)
+
+        def power_of(user_id: str) -> int:
+            parsed = power_levels()
+            return parsed.of(user_id) if parsed is not None else 0
+
+        def notification_level(key: str) -> int:
+            parsed = power_levels()
+            return parsed.notification(key) if parsed is not None else 50
+
+        return RoomFacts(
+            member_count=room.joined_members or 0,
+            power_of=power_of,
+            notification_level=notification_level,
+            display_name_of=lambda user_id: self._display_name(state, user_id),
+        )
+
+    def _display_name(self, state: Any, user_id: str) -> str | None:
+        key_nid = self._store.interner.known_key(("m.room.member", user_id))
+        nid = state.get(key_nid) if key_nid is not None else None
+        member = self._store.events.find(nid) if nid is not None else None
+        name = member.event.content.get("displayname") if member is not None else None
+        return name if isinstance(name, str) else None
+
+
+def _count(notices: Iterable[_Notice], by_thread: bool) -> Counts:
+    total = highlights = 0
+    threads: dict[str, tuple[int, int]] = {}
+    for notice in notices:
+        if by_thread and notice.thread != MAIN:
+            before = threads.get(notice.thread, (0, 0))
+            threads[notice.thread] = (before[0] + 1, before[1] + notice.highlight)
+        else:
+            total += 1
+            highlights += notice.highlight
+    return Counts(total, highlights, threads)
+
+
+def _load_receipts(tx: Transaction, user_nid: int, room_nids: Sequence[int]) -> list[Any]:
+    query = select(receipts.c.room_nid, receipts.c.thread_id, receipts.c.event_position).where(
+        receipts.c.user_nid == user_nid, receipts.c.receipt_type.in_(("m.read", "m.read.private"))
+    )
+    return [row for part in chunks(room_nids) for row in tx.all(query.where(receipts.c.room_nid.in_(part)))]
+
+
+def _load_joined(tx: Transaction, room_nid: int) -> int:
+    joined = tx.scalar(select(room_stats.c.joined_members).where(room_stats.c.room_nid == room_nid))
+    return int(joined or 0)

@@ -1,0 +1,78 @@
+"""Making a room: a request as a list of first events, then what the directory is told.
+
+Spec: client-server API, "Creation", `POST /createRoom`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from homeserver.errors import AuthRuleBroken, InvalidRoomState, RoomInUse
+from homeserver.model.ids import RoomID, UserID
+from homeserver.model.presets import RoomRequest, RoomVisibility, initial_events
+from homeserver.model.room_versions import get_room_version
+
+from .directory import Directory
+from .door import RoomDoor
+from .membership import InvitePolicy, ProfileOf
+
+OpaqueID = Callable[[], str]
+
+
+class RoomCreation:
+    """Makes rooms for local users."""
+
+    def __init__(
+        self,
+        door: RoomDoor,
+        directory: Directory,
+        *,
+        default_version: str,
+        profile_of: ProfileOf,
+        may_invite: InvitePolicy,
+        opaque_id: OpaqueID,
+        encryption_for: Callable[[RoomRequest], Mapping[str, Any] | None] = lambda request: None,
+    ) -> None:
+        """`opaque_id` gives the random part of a room ID, `encryption_for` the `m.room.encryption` content if any."""
+        self._door = door
+        self._directory = directory
+        self._default_version = default_version
+        self._profile_of = profile_of
+        self._may_invite = may_invite
+        self._opaque_id = opaque_id
+        self._encryption_for = encryption_for
+
+    async def create(self, creator: UserID, request: RoomRequest) -> RoomID:
+        """Make the room; return its ID when all its first events are on disk.
+
+        Raises UnsupportedRoomVersion, RoomInUse, InvalidRoomState, BadJson and InvalidParam; then nothing is made.
+        """
+        version = get_room_version(request.room_version or self._default_version)
+        alias = request.alias(creator)
+        if alias is not None and await self._directory.find(alias) is not None:
+            raise RoomInUse(f"The room alias {alias} is taken")
+        invitees = [user_id for user_id in request.invite if user_id != creator]
+        for user_id in invitees:
+            await self._may_invite(creator, user_id)
+        profiles = await self._profiles([creator, *invitees], creator.server_name)
+        templates = initial_events(
+            request, version, creator, profiles=profiles, encryption=self._encryption_for(request)
+        )
+        room_id = None
+        if not version.room_id_is_create_hash:
+            room_id = RoomID(f"!{self._opaque_id()}:{creator.server_name}")
+        try:
+            new_id = await self._door.create(version, templates[0], room_id, templates[1:])
+        except AuthRuleBroken as fault:
+            # What was asked for contradicts itself, such as power levels that forbid the next event.
+            raise InvalidRoomState(f"The room cannot be made so: {fault.message}") from fault
+        tip = await self._door.tip(new_id)
+        if alias is not None:
+            await self._directory.add_alias(alias, tip.room_nid, creator)
+        if request.visibility is RoomVisibility.PUBLIC:
+            await self._directory.publish(tip.room_nid, True)
+        return new_id
+
+    async def _profiles(self, users: list[UserID], server_name: str) -> dict[UserID, Mapping[str, Any]]:
+        return {user: await self._profile_of(user) for user in users if user.server_name == server_name}

@@ -1,0 +1,108 @@
+"""What an event changes besides the graph: directory facts, relations, redactions.
+
+Spec: client-server API, "Redactions" and "Relationships"; room versions, "Handling redactions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard
+
+from homeserver.errors import NotAllowed
+from homeserver.model.content.power_levels import PowerLevels
+from homeserver.model.event import Event, EventTemplate, StateKey
+from homeserver.model.ids import server_name_of
+from storage.append import RelationRow
+from storage.events import StoredEvent
+from storage.store import Store
+
+from .tip import RoomTip
+
+# Event type -> (field of content, column of room_stats).
+_STATS: Final[Mapping[str, tuple[str, str]]] = {
+    "m.room.name": ("name", "name"),
+    "m.room.topic": ("topic", "topic"),
+    "m.room.canonical_alias": ("alias", "canonical_alias"),
+    "m.room.avatar": ("url", "avatar_url"),
+    "m.room.join_rules": ("join_rule", "join_rule"),
+    "m.room.history_visibility": ("history_visibility", "history_visibility"),
+    "m.room.guest_access": ("guest_access", "guest_access"),
+    "m.room.encryption": ("algorithm", "encryption"),
+}
+_SHORT_COLUMNS: Final = frozenset(
+    {"canonical_alias", "join_rule", "history_visibility", "guest_access", "encryption", "room_type"}
+)
+MAX_SHORT: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class RedactionPlan:
+    """What a redaction event names, and which stored events it redacts now (none if it may not)."""
+
+    target_id: str
+    nids: tuple[int, ...]
+
+
+def stats_of(event: Event) -> dict[str, Any]:
+    """Return the columns of `room_stats` that a state event sets; a missing or odd value sets None."""
+    if event.type == "m.room.create":
+        room_type = event.content.get("type")
+        return {
+            "room_type": room_type if isinstance(room_type, str) and len(room_type) <= MAX_SHORT else None,
+            "is_federated": event.content.get("m.federate") is not False,
+        }
+    if event.state_key != "" or event.type not in _STATS:
+        return {}
+    field, column = _STATS[event.type]
+    value = event.content.get(field)
+    if not isinstance(value, str) or not value:
+        value = None
+    if value is not None and column in _SHORT_COLUMNS and len(value.encode("utf-8", "replace")) > MAX_SHORT:
+        value = None
+    return {column: value}
+
+
+def relation_of(event: Event) -> RelationRow | None:
+    """Return what a message event relates to, if it says so in a way that can be indexed."""
+    relates_to = event.content.get("m.relates_to")
+    if not isinstance(relates_to, dict):
+        return None
+    target, rel_type, key = relates_to.get("event_id"), relates_to.get("rel_type"), relates_to.get("key")
+    if not _is_short(target) or not _is_short(rel_type):
+        return None
+    return RelationRow(target, rel_type, key if _is_short(key) else None)
+
+
+def _is_short(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= MAX_SHORT and len(value.encode("utf-8", "replace")) <= MAX_SHORT
+
+
+async def plan_redaction(
+    store: Store, tip: RoomTip, template: EventTemplate, view: Mapping[StateKey, StoredEvent]
+) -> RedactionPlan | None:
+    """Say what a redaction by a local user will redact; raise NotAllowed if the user may not.
+
+    Spec: room versions 3 and later, "Handling redactions": the redaction applies if the sender's power level is at
+    least the redact level, or if the sender's server is the server of the redacted event's sender. Our own users are
+    held to more: without that power only their own events.
+    """
+    target_id = template.redacts or template.content.get("redacts")
+    if not isinstance(target_id, str) or len(target_id) > MAX_SHORT:
+        return None
+    target = await store.events.get_by_id(tip.room_nid, target_id)
+    if target is None:
+        # It may arrive later; it is then redacted if the same conditions hold.
+        return RedactionPlan(target_id, ())
+    levels_event = view.get(("m.room.power_levels", ""))
+    levels = PowerLevels.from_events(
+        tip.version, tip.create.event, levels_event.event if levels_event is not None else None
+    )
+    if levels.of(template.sender) < levels.redact and target.event.sender != template.sender:
+        raise NotAllowed("You may redact only your own events here")
+    if target.event.type == "m.room.create":
+        raise NotAllowed("The create event of a room cannot be redacted")
+    is_same_server = server_name_of(target.event.sender) == server_name_of(template.sender)
+    if levels.of(template.sender) < levels.redact and not is_same_server:
+        return RedactionPlan(target_id, ())
+    return RedactionPlan(target_id, (target.nid,) if target.redacted_by is None else ())

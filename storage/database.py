@@ -1,0 +1,351 @@
+"""The database: engines, one writer with group commit, a pool of readers, retries.
+
+All writes of the process go through one thread. Whatever waits when it is free becomes one transaction, so that a
+commit (the dear part: it waits for the disk) is shared by many. A job that fails is rolled back alone; if the whole
+transaction fails, its jobs are tried one by one. Results are handed back only after the commit.
+
+SQLite runs in WAL mode with `synchronous=FULL`; MySQL and MariaDB at READ COMMITTED with a binary collation without
+padding, so that both compare text byte by byte. Only `storage` knows that there is a database.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar, cast
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
+
+from homeserver.errors import HomeserverError, Misconfigured, StorageUnavailable
+from homeserver.runtime.batcher import Batcher
+from homeserver.runtime.threads import Threads
+
+from .transaction import Transaction
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+READERS: Final = 4
+ATTEMPTS: Final = 6
+# MySQL: lock wait timeout, deadlock, server gone, lost connection, connection refused, shutdown in progress.
+_RETRYABLE_MYSQL: Final = frozenset({1205, 1213, 2006, 2013, 2003, 2055, 1053, 1927, 0})
+
+# After the appends and the interned names of the batch.
+_ANY: Final = 2
+
+
+class WriteJob(Protocol):
+    """Something to write that can be done together with others of its kind.
+
+    `rank` orders the jobs of one batch (lower first; equal ranks keep their order); `run_all` writes all jobs of one
+    type that follow each other and returns a result for each.
+    """
+
+    rank: int
+    failed: bool
+
+    @staticmethod
+    def run_all(tx: Transaction, jobs: Sequence[Any]) -> Sequence[Any]: ...
+
+
+class _FunctionJob:
+    __slots__ = ("failed", "function")
+    rank = _ANY
+
+    def __init__(self, function: Callable[[Transaction], Any]) -> None:
+        self.function = function
+        self.failed = False
+
+    @staticmethod
+    def run_all(tx: Transaction, jobs: Sequence[_FunctionJob]) -> Sequence[Any]:
+        if len(jobs) == 1:
+            return [jobs[0].function(tx)]
+        results: list[Any] = []
+        for job in jobs:
+            savepoint = tx.connection.begin_nested()
+            try:
+                results.append(job.function(tx))
+                savepoint.commit()
+            except DBAPIError as fault:
+                if is_retryable(fault):
+                    raise
+                savepoint.rollback()
+                results.append(fault)
+            except Exception as fault:  # a job that raises is rolled back alone; its caller gets the exception
+                savepoint.rollback()
+                results.append(fault)
+        return results
+
+
+class Database:
+    """Opens the database and runs functions in its transactions."""
+
+    def __init__(self, url: str, *, reactor: Any, threads: Threads, readers: int = READERS) -> None:
+        self.url = parse_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._threads = threads
+        self._batcher: Batcher[WriteJob] = Batcher(reactor, self._write_batch, name="database writer")
+        self._statements: dict[Any, str] = {}
+        self._readers = readers
+        self._write_engine: Engine | None = None
+        self._read_engine: Engine | None = None
+        self._writer: Connection | None = None
+        self._stopping = threading.Event()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self, migrate: Callable[[Engine], None]) -> None:
+        """Connect, check the server's settings, bring the schema up to date with `migrate`, start the writer.
+
+        Raises Misconfigured with a sentence for the operator.
+        """
+        await self._threads.run(self._open, migrate)
+        self._batcher.start()
+
+    def _open(self, migrate: Callable[[Engine], None]) -> None:
+        if self.is_sqlite:
+            _make_sqlite_folder(self.url)
+        self._write_engine = _engine(self.url, 1)
+        self._read_engine = _engine(self.url, self._readers, autocommit=not self.is_sqlite)
+        try:
+            with self._write_engine.connect() as connection:
+                if not self.is_sqlite:
+                    _check_mysql(connection)
+            migrate(self._write_engine)
+        except OperationalError as fault:
+            raise Misconfigured(
+                f"The database {self.url.render_as_string(hide_password=True)} cannot be opened: {fault.orig}. "
+                "Check that it runs, that the URL under [database] is right, and that the user may use it."
+            ) from fault
+
+    async def stop(self) -> None:
+        """Write what is queued, then close all connections."""
+        await self._batcher.stop()
+        self._stopping.set()
+        await self._threads.run(self._close)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for engine in (self._write_engine, self._read_engine):
+            if engine is not None:
+                engine.dispose()
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def read(self, function: Callable[[Transaction], T]) -> T:
+        """Run `function` in a read transaction in a database thread and return its result."""
+        return await self._threads.run(self._read, function)
+
+    def _read(self, function: Callable[[Transaction], T]) -> T:
+        engine = self._read_engine
+        if engine is None:
+            raise StorageUnavailable("the database is not open")
+        for attempt in range(ATTEMPTS):
+            try:
+                with engine.connect() as connection, connection.begin():
+                    return function(Transaction(connection, self._statements))
+            except DBAPIError as fault:
+                if not is_retryable(fault):
+                    raise
+                if attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
+                    raise StorageUnavailable(f"the database does not answer: {fault.orig}") from fault
+        raise AssertionError("unreachable")
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, function: Callable[[Transaction], T]) -> Awaitable[T]:
+        """Run `function` in the writer's next transaction; the result comes after the commit."""
+        return cast("Awaitable[T]", self._batcher.submit(_FunctionJob(function)))
+
+    def submit(self, job: WriteJob) -> Awaitable[Any]:
+        """Queue a job for the writer's next transaction; the result comes after the commit."""
+        return cast("Awaitable[Any]", self._batcher.submit(job))
+
+    @property
+    def queued(self) -> int:
+        """How many jobs wait for the writer."""
+        return self._batcher.queued
+
+    def _write_batch(self, jobs: Sequence[WriteJob]) -> Sequence[Any]:
+        try:
+            return self._commit_together(jobs)
+        except Exception as fault:
+            if len(jobs) == 1:
+                jobs[0].failed = True
+                return [fault]
+            if not isinstance(fault, HomeserverError):
+                logger.warning("A commit of %d writes failed, they are tried one by one: %s", len(jobs), fault)
+        results: list[Any] = []
+        for job in jobs:
+            try:
+                results.extend(self._commit_together([job]))
+            except Exception as fault:
+                job.failed = True
+                results.append(fault)
+        return results
+
+    def _commit_together(self, jobs: Sequence[WriteJob]) -> Sequence[Any]:
+        for attempt in range(ATTEMPTS):
+            connection = self._writer_connection()
+            try:
+                with connection.begin():
+                    return _run_in_order(Transaction(connection, self._statements), jobs)
+            except DBAPIError as fault:
+                if fault.connection_invalidated or (not connection.closed and connection.invalidated):
+                    connection.close()
+                    self._writer = None
+                if not is_retryable(fault):
+                    raise
+                if attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
+                    raise StorageUnavailable(f"the database does not take writes: {fault.orig}") from fault
+        raise AssertionError("unreachable")
+
+    def _writer_connection(self) -> Connection:
+        if self._write_engine is None:
+            raise StorageUnavailable("the database is not open")
+        if self._writer is None or self._writer.closed:
+            try:
+                self._writer = self._write_engine.connect()
+            except OperationalError as fault:
+                raise StorageUnavailable(f"the database cannot be reached: {fault.orig}") from fault
+        return self._writer
+
+
+def _run_in_order(tx: Transaction, jobs: Sequence[WriteJob]) -> Sequence[Any]:
+    if len(jobs) == 1:
+        return type(jobs[0]).run_all(tx, jobs)
+    order = sorted(range(len(jobs)), key=lambda index: jobs[index].rank)
+    results: list[Any] = [None] * len(jobs)
+    start = 0
+    while start < len(order):
+        kind = type(jobs[order[start]])
+        end = start
+        while end < len(order) and type(jobs[order[end]]) is kind:
+            end += 1
+        run = order[start:end]
+        for index, result in zip(run, kind.run_all(tx, [jobs[index] for index in run]), strict=True):
+            results[index] = result
+        start = end
+    return results
+
+
+def is_retryable(fault: DBAPIError) -> bool:
+    """Tell whether trying the transaction again may help: deadlock, busy database, lost connection."""
+    if fault.connection_invalidated:
+        return True
+    arguments = getattr(fault.orig, "args", ())
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0] in _RETRYABLE_MYSQL
+    return "database is locked" in str(fault.orig)
+
+
+# -- opening ---------------------------------------------------------------------------------------------------------
+
+
+def parse_url(url: str) -> URL:
+    """Return the database URL with the driver that we use, or raise Misconfigured."""
+    try:
+        parsed = make_url(url)
+    except sqlalchemy.exc.ArgumentError as fault:
+        raise Misconfigured(f"The database URL {url!r} is not one: {fault}") from fault
+    backend = parsed.get_backend_name()
+    if backend in ("mysql", "mariadb"):
+        parsed = parsed.set(drivername="mysql+pymysql")
+        if "charset" not in parsed.query:
+            parsed = parsed.update_query_dict({"charset": "utf8mb4"})
+        return parsed
+    if backend == "sqlite":
+        return parsed.set(drivername="sqlite")
+    raise Misconfigured(
+        f"The database URL names {backend!r}; write sqlite:///path/to/file.db or mysql+pymysql://user:password@host/name"
+    )
+
+
+def _engine(url: URL, size: int, *, autocommit: bool = False) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=size,
+            max_overflow=0,
+            pool_reset_on_return=None,
+            connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 30},
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        begin = "BEGIN IMMEDIATE" if size == 1 else "BEGIN"
+
+        def emit_begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        # The driver leaves transactions to us: its own rules would commit before some statements.
+        event.listen(engine, "begin", emit_begin)
+        return engine
+    return create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=size,
+        max_overflow=0,
+        pool_recycle=1800,
+        pool_reset_on_return=None if autocommit else "rollback",
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        # Rows come as tuples; see Transaction.insert_many.
+        paramstyle="format",
+        connect_args={"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120},
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # An acknowledged event survives a power cut; the shared commit pays for it.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA cache_size=-8192")
+    cursor.execute("PRAGMA wal_autocheckpoint=2000")
+    cursor.close()
+
+
+def _make_sqlite_folder(url: URL) -> None:
+    if not url.database or url.database == ":memory:":
+        raise Misconfigured("SQLite needs a file: write sqlite:///path/to/file.db under [database] url")
+    folder = Path(url.database).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as fault:
+        raise Misconfigured(f"The folder {folder} for the database cannot be made: {fault.strerror}") from fault
+    if not os.access(folder, os.W_OK):
+        raise Misconfigured(f"The folder {folder} for the database cannot be written to by this user")
+
+
+def _check_mysql(connection: Connection) -> None:
+    row = connection.execute(text("SELECT VERSION(), DATABASE(), @@character_set_database, @@collation_database")).one()
+    version, name, charset, collation = (str(value) for value in row)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    is_mariadb = "mariadb" in version.lower()
+    numbers = (int(match[1]), int(match[2])) if match else (0, 0)
+    if numbers < ((10, 5) if is_mariadb else (8, 0)):
+        raise Misconfigured(f"The database server is {version}; MariaDB 10.5 or MySQL 8.0 is the oldest that works")
+    if row[1] is None:
+        raise Misconfigured("The database URL names no database; add its name after the last slash")
+    if charset != "utf8mb4" or not collation.endswith("_bin"):
+        raise Misconfigured(
+            f"The database {name} compares text by {collation}, which would take two different users for one. "
+            f"Run once: ALTER DATABASE `{name}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        )
+
+
+def table_collation(connection: Connection) -> str | None:
+    """Return the collation for our tables: binary, and "a" and "a " are not equal. None for SQLite, which has it so."""
+    if connection.dialect.name == "sqlite":
+        return None
+    version = str(connection.execute(text("SELECT VERSION()")).scalar())
+    return "utf8mb4_nopad_bin" if "mariadb" in version.lower() else "utf8mb4_0900_bin"

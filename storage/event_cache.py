@@ -1,0 +1,122 @@
+"""Events in memory: what never changes but by redaction, kept within a byte budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from homeserver.model.event import Event
+from homeserver.model.event_format import event_from_wire
+from homeserver.model.redaction import redact
+from homeserver.model.room_versions import RoomVersion
+
+from . import events
+from .database import Database
+from .events import StoredEvent
+
+
+class EventCache:
+    """Gives stored events by number, from memory where it can. Lives on the reactor's thread."""
+
+    def __init__(self, database: Database, *, budget_bytes: int) -> None:
+        self._database = database
+        self._budget = budget_bytes
+        self._size = 0
+        self._events: dict[int, StoredEvent] = {}
+        self._nids: dict[str, int] = {}
+        self._loads = 0
+
+    def find(self, nid: int) -> StoredEvent | None:
+        """Return an event if it is in memory."""
+        return self._events.get(nid)
+
+    def find_by_id(self, event_id: str) -> StoredEvent | None:
+        """Return an event by its ID if it is in memory."""
+        nid = self._nids.get(event_id)
+        return self._events.get(nid) if nid is not None else None
+
+    def add(self, stored: StoredEvent) -> None:
+        """Put in an event that was just committed."""
+        self._keep(stored)
+
+    async def get(self, nids: Iterable[int]) -> dict[int, StoredEvent]:
+        """Return the events of these numbers; unknown numbers are left out."""
+        found: dict[int, StoredEvent] = {}
+        missing: list[int] = []
+        held = self._events
+        for nid in nids:
+            stored = held.get(nid)
+            if stored is not None:
+                found[nid] = stored
+            else:
+                missing.append(nid)
+        if missing:
+            redactions = self._loads
+            loaded = await self._database.read(lambda tx: events.load(tx, missing))
+            for nid, stored in loaded.items():
+                # One that came in meanwhile is the newer.
+                present = held.get(nid)
+                found[nid] = present or stored
+                if present is None and redactions == self._loads:
+                    self._keep(stored)
+        return found
+
+    async def get_by_id(self, room_nid: int, event_id: str) -> StoredEvent | None:
+        """Return an event of this room, or None: an event of another room is not found."""
+        stored = self.find_by_id(event_id)
+        if stored is None:
+            nids = await self._database.read(lambda tx: events.find_nids(tx, room_nid, [event_id]))
+            if not nids:
+                return None
+            stored = (await self.get(nids.values())).get(next(iter(nids.values())))
+        return stored if stored is not None and stored.room_nid == room_nid else None
+
+    def redact(self, version: RoomVersion, target_nid: int, redaction: StoredEvent) -> StoredEvent | None:
+        """Redact an event in memory after its redaction was committed; return its new form if it is here."""
+        # Reads that began before must not bring the old form back.
+        self._loads += 1
+        old = self._events.get(target_nid)
+        if old is None:
+            return None
+        event = old.event
+        wire = redact(version, event.wire)
+        new = StoredEvent(
+            event=event_from_wire(version, wire, event_id=event.event_id, room_id=event.room_id),
+            nid=old.nid,
+            room_nid=old.room_nid,
+            position=old.position,
+            state_group=old.state_group,
+            sender_nid=old.sender_nid,
+            received_ts=old.received_ts,
+            key_nid=old.key_nid,
+            replaces_nid=old.replaces_nid,
+            redacted_by=redaction.nid,
+            flags=old.flags,
+            size=old.size,
+            redaction=redaction,
+            is_related=old.is_related,
+            transaction=old.transaction,
+        )
+        self._events[target_nid] = new
+        # Whoever shows the old content under `unsigned` is read anew.
+        for stored in [held for held in self._events.values() if held.replaces_nid == target_nid]:
+            self._drop(stored.nid)
+        return new
+
+    def _keep(self, stored: StoredEvent) -> None:
+        self._drop(stored.nid)
+        self._events[stored.nid] = stored
+        self._nids[stored.event.event_id] = stored.nid
+        self._size += stored.size
+        while self._size > self._budget and len(self._events) > 1:
+            self._drop(next(iter(self._events)))
+
+    def _drop(self, nid: int) -> None:
+        gone = self._events.pop(nid, None)
+        if gone is not None:
+            self._nids.pop(gone.event.event_id, None)
+            self._size -= gone.size
+
+
+def size_of(event: Event, encoded_bytes: int) -> int:
+    """Return about how many bytes of memory an event takes."""
+    return encoded_bytes * 3 + 800

@@ -1,0 +1,190 @@
+"""Stored events: reading them, and the rows of one append.
+
+An event's JSON is its wire form; what the server knows about it besides (its place in the stream, the state after it,
+whether it was redacted) are columns. A redacted event is read redacted; its original stays stored until it is pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import select
+
+from homeserver.model.event import Event
+from homeserver.model.event_format import event_from_wire
+from homeserver.model.ids import EventID, RoomID
+from homeserver.model.redaction import redact
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
+
+from .tables.rooms import events, rooms, transaction_ids
+from .transaction import Transaction, chunks
+
+
+class Flag(IntFlag):
+    """What the server has decided about an event."""
+
+    OUTLIER = 1
+    REJECTED = 2
+    SOFT_FAILED = 4
+
+
+_NO_FLAGS: Final = Flag(0)
+
+
+@dataclass(slots=True, eq=False)
+class StoredEvent:
+    """An event as it is stored. `event` is the redacted form where it was redacted.
+
+    `redaction` and `replaced_content` are what clients are told under `unsigned`: the redaction event, and the content
+    of the state event that this one replaced. `head` and `tail` belong to `feed.client_event`, which keeps its encoding
+    there, `facts` to the push rules.
+    """
+
+    event: Event
+    nid: int
+    room_nid: int
+    position: int | None
+    state_group: int | None
+    sender_nid: int
+    received_ts: int
+    key_nid: int | None = None
+    replaces_nid: int | None = None
+    redacted_by: int | None = None
+    flags: Flag = _NO_FLAGS
+    size: int = 0
+    replaced_content: Mapping[str, Any] | None = None
+    replaced_id: EventID | None = None
+    replaced_sender: str | None = None
+    redaction: StoredEvent | None = None
+    # Whether anything relates to the event; None where that was not asked yet.
+    is_related: bool | None = None
+    # (device_nid, txn_id) of the send, so that the sending device is told its own transaction ID.
+    transaction: tuple[int, str] | None = None
+    head: bytes | None = field(default=None, repr=False)
+    tail: bytes = field(default=b"", repr=False)
+    facts: Any = field(default=None, repr=False)
+
+    @property
+    def event_id(self) -> EventID:
+        return self.event.event_id
+
+    @property
+    def is_rejected(self) -> bool:
+        return bool(self.flags & Flag.REJECTED)
+
+
+_COLUMNS = (
+    events.c.event_nid,
+    events.c.event_id,
+    events.c.room_nid,
+    events.c.position,
+    events.c.key_nid,
+    events.c.sender_nid,
+    events.c.received_ts,
+    events.c.state_group,
+    events.c.replaces_nid,
+    events.c.redacted_by,
+    events.c.flags,
+    events.c.json,
+    rooms.c.room_id,
+    rooms.c.version,
+)
+_QUERY = select(*_COLUMNS).join(rooms, rooms.c.room_nid == events.c.room_nid)
+
+
+def load(tx: Transaction, nids: Iterable[int]) -> dict[int, StoredEvent]:
+    """Return the events of these numbers, those that exist, each with what clients are told under `unsigned`."""
+    found = _load_plain(tx, nids)
+    further = {nid for stored in found.values() for nid in (stored.redacted_by, stored.replaces_nid) if nid}
+    missing = further - found.keys()
+    more = _load_plain(tx, missing) if missing else {}
+    for stored in found.values():
+        if stored.redacted_by:
+            stored.redaction = found.get(stored.redacted_by) or more.get(stored.redacted_by)
+        if stored.replaces_nid:
+            replaced = found.get(stored.replaces_nid) or more.get(stored.replaces_nid)
+            if replaced is not None:
+                set_replaced(stored, replaced)
+    local = list(found)
+    for part in chunks(local):
+        query = select(transaction_ids.c.event_nid, transaction_ids.c.device_nid, transaction_ids.c.txn_id)
+        for event_nid, device_nid, txn_id in tx.all(query.where(transaction_ids.c.event_nid.in_(part))):
+            found[event_nid].transaction = (device_nid, txn_id)
+    return found
+
+
+def set_replaced(stored: StoredEvent, replaced: StoredEvent) -> None:
+    """Note what a state event replaced, for clients' `unsigned`."""
+    stored.replaced_content = replaced.event.content
+    stored.replaced_id = replaced.event.event_id
+    stored.replaced_sender = replaced.event.sender
+
+
+def _load_plain(tx: Transaction, nids: Iterable[int]) -> dict[int, StoredEvent]:
+    result: dict[int, StoredEvent] = {}
+    for part in chunks(nids):
+        for row in tx.all(_QUERY.where(events.c.event_nid.in_(part))):
+            result[row[0]] = _from_row(row)
+    return result
+
+
+def _from_row(row: Sequence[Any]) -> StoredEvent:
+    version = KNOWN_ROOM_VERSIONS[row[13]]
+    raw = row[11]
+    wire = orjson.loads(raw)
+    if row[9]:
+        wire = redact(version, wire)
+    return StoredEvent(
+        event=event_from_wire(version, wire, event_id=EventID(row[1]), room_id=RoomID(row[12])),
+        nid=row[0],
+        room_nid=row[2],
+        position=row[3],
+        key_nid=row[4],
+        sender_nid=row[5],
+        received_ts=row[6],
+        state_group=row[7],
+        replaces_nid=row[8],
+        redacted_by=row[9],
+        flags=Flag(row[10]),
+        size=len(raw) * 3 + 800,
+    )
+
+
+def find_nids(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> dict[EventID, int]:
+    """Return the numbers of those of these events that are in this room."""
+    result: dict[EventID, int] = {}
+    query = select(events.c.event_id, events.c.event_nid).where(events.c.room_nid == room_nid)
+    for part in chunks(event_ids):
+        for event_id, nid in tx.all(query.where(events.c.event_id.in_(part))):
+            result[EventID(event_id)] = nid
+    return result
+
+
+def timeline_before(tx: Transaction, room_nid: int, before: int, limit: int, after: int | None = None) -> list[int]:
+    """Return up to `limit` event numbers of a room's timeline at positions `after` < p <= `before`, newest first."""
+    query = (
+        select(events.c.event_nid)
+        .where(events.c.room_nid == room_nid, events.c.position <= before)
+        .order_by(events.c.position.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(events.c.position > after)
+    return [row[0] for row in tx.all(query)]
+
+
+def timeline_after(tx: Transaction, room_nid: int, after: int, limit: int, upto: int | None = None) -> list[int]:
+    """Return up to `limit` event numbers of a room's timeline at positions `after` < p <= `upto`, oldest first."""
+    query = (
+        select(events.c.event_nid)
+        .where(events.c.room_nid == room_nid, events.c.position > after)
+        .order_by(events.c.position.asc())
+        .limit(limit)
+    )
+    if upto is not None:
+        query = query.where(events.c.position <= upto)
+    return [row[0] for row in tx.all(query)]

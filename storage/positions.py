@@ -1,0 +1,137 @@
+"""Numbers that are handed out once: stream positions and interned identifiers.
+
+A `Sequence` hands out numbers from memory and keeps in the database only how far it has reserved, so that a number is
+never used twice, not even by a token whose change was lost in memory at a crash.
+
+`Positions` is the sequence of the server's stream with the bookkeeping that readers rely on: a position becomes
+visible (`watermark`) only when every lower one is finished, and changes are published in the order of their positions.
+All of it runs on the reactor's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sqlalchemy import select
+
+from homeserver.errors import StorageUnavailable
+
+from .database import Database
+from .tables.identity import sequences
+from .transaction import Transaction
+
+logger = logging.getLogger(__name__)
+
+BLOCK: Final = 100_000
+
+
+class Sequence:
+    """A named sequence of numbers, the first being 1."""
+
+    def __init__(self, database: Database, name: str, *, watch: Callable[[Awaitable[None]], None]) -> None:
+        """`watch` is given the reservation of the next block to see to; see `tasks.start`."""
+        self._database = database
+        self._name = name
+        self._watch = watch
+        self._next = 1
+        self._reserved_until = 1
+        self._is_reserving = False
+
+    async def start(self) -> None:
+        """Go on after everything that any run before has reserved."""
+        reserved = await self._database.read(self._read)
+        self._next = self._reserved_until = reserved
+        await self._reserve()
+
+    @property
+    def last(self) -> int:
+        """The number handed out last."""
+        return self._next - 1
+
+    def next(self) -> int:
+        """Hand out the next number."""
+        number = self._next
+        if number >= self._reserved_until:
+            raise StorageUnavailable(f"no numbers left in the sequence {self._name}: the database does not take writes")
+        self._next = number + 1
+        if self._reserved_until - number < BLOCK // 2 and not self._is_reserving:
+            self._is_reserving = True
+            self._watch(self._reserve())
+        return number
+
+    async def _reserve(self) -> None:
+        until = self._next + BLOCK
+        try:
+            await self._database.write(lambda tx: self._write(tx, until))
+            self._reserved_until = until
+        finally:
+            self._is_reserving = False
+
+    def _read(self, tx: Transaction) -> int:
+        found = tx.scalar(select(sequences.c.reserved_until).where(sequences.c.name == self._name))
+        return int(found) if found is not None else 1
+
+    def _write(self, tx: Transaction, until: int) -> None:
+        tx.upsert(sequences, {"name": self._name}, {"reserved_until": until})
+
+
+class Positions:
+    """Stream positions and the watermark below which every change is finished."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+        self._open: deque[_Open] = deque()
+        self._watermark = 0
+
+    def start(self) -> None:
+        """Begin at what the sequence has reserved before."""
+        self._watermark = self._sequence.last
+
+    @property
+    def watermark(self) -> int:
+        """The highest position such that it and all lower ones are finished."""
+        return self._watermark
+
+    def allocate(self) -> Position:
+        """Hand out the next position; `finish` or `abandon` must be called on it, whatever happens."""
+        position = _Open(self._sequence.next(), self._advance)
+        self._open.append(position)
+        return position
+
+    def _advance(self) -> None:
+        # A publication may allocate and finish further positions; the loop then goes on with them.
+        while self._open and self._open[0].is_finished:
+            first = self._open.popleft()
+            self._watermark = first.number
+            if first.publish is not None:
+                try:
+                    first.publish()
+                except Exception:  # a reader's failure must not stop the stream
+                    logger.exception("Publishing position %d failed", first.number)
+
+
+class _Open:
+    __slots__ = ("_advance", "is_finished", "number", "publish")
+
+    def __init__(self, number: int, advance: Callable[[], None]) -> None:
+        self.number = number
+        self.is_finished = False
+        self.publish: Callable[[], None] | None = None
+        self._advance = advance
+
+    def finish(self, publish: Callable[[], None] | None = None) -> None:
+        """The change is stored: call `publish` as soon as all lower positions are finished too."""
+        if not self.is_finished:
+            self.is_finished = True
+            self.publish = publish
+            self._advance()
+
+    def abandon(self) -> None:
+        """The change was not made; the number stays unused."""
+        self.finish(None)
+
+
+Position = _Open
