@@ -27,7 +27,7 @@ from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO, Final, cast
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Server as TCPServer
 from twisted.python.failure import Failure
@@ -36,6 +36,7 @@ from twisted.web.http_headers import Headers as RawHeaders
 from twisted.web.resource import IResource
 from twisted.web.server import Request as ServerRequest
 from twisted.web.server import Site
+from zope.interface import implementer_only
 
 from homeserver.errors import TooLarge
 from homeserver.runtime.clock import Clock, RealClock
@@ -531,6 +532,9 @@ class StrictChannel(http.HTTPChannel):
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
 
+# Without twisted.web's IProtocolNegotiationFactory: for the sake of HTTP/2 Twisted would change the TLS context when a
+# connection exists already, which pyOpenSSL 26 refuses. `runtime.tls` says what is spoken when it makes the context.
+@implementer_only(IProtocolFactory)
 class WebSite(Site):
     """The factory of a listener; made by `make_site`."""
 
