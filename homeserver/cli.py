@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import importlib
 import importlib.metadata
 import os
 import signal
@@ -345,7 +346,7 @@ def _run(options: argparse.Namespace) -> int:
     config = _config(options)
     _start_logging(config)
     reactor = _reactor()
-    homeserver = Homeserver(config, reactor=reactor)
+    homeserver = Homeserver(config, reactor=reactor, extensions=_extensions())
     outcome = _Outcome(options.debug)
     is_started: list[bool] = []
     is_stopping: list[bool] = []
@@ -415,6 +416,16 @@ def _with_homeserver(config: Config, work: Work, *, debug: bool) -> int:
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(whole()))
     reactor.run()
     return outcome.code
+
+
+# What `sennit run` adds to the server: named, not imported, because they stand on top of this package.
+_EXTENSIONS = ("synapse_compat.extension:SynapseCompat",)
+
+
+def _extensions() -> list[Any]:
+    return [
+        getattr(importlib.import_module(module), name)() for module, _, name in (e.partition(":") for e in _EXTENSIONS)
+    ]
 
 
 def _reactor() -> Any:

@@ -6,9 +6,9 @@ An observer runs after the commit; nothing it does can fail the event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from homeserver.model.event import Event, EventTemplate
 from homeserver.model.ids import RoomID, UserID
@@ -39,3 +39,11 @@ class UserRegistered:
 
 Observation = EventCommitted | UserRegistered
 Observer = Callable[[Observation], None]
+
+
+class Extension(Protocol):
+    """Adds routes to a server: written on the names that `homeserver` and `homeserver.web` export."""
+
+    def routes(self, services: Any) -> Sequence[Any]:
+        """Return the `homeserver.web.router.Route`s to add; `services` are the parts that extensions may use."""
+        ...

@@ -28,6 +28,9 @@ MAX_KEPT: Final = 500
 MAX_DEVICES: Final = 5_000
 _TRIM_BATCH: Final = 5_000
 
+ClientTransaction = TransactionRow
+"""What a device sent under which transaction ID."""
+
 _Known = dict[bytes, EventID | list[Deferred[EventID]]]
 
 

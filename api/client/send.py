@@ -1,0 +1,151 @@
+"""Sending events: messages, state and redactions.
+
+Spec: client-server API, "Sending events to a room", "Redactions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+
+from homeserver.errors import BadJson, InvalidParam, MissingParam, NotAllowed
+from homeserver.model.event import EventTemplate
+from homeserver.model.ids import EventID, RoomID, UserID
+from homeserver.rooms.door import RoomDoor
+from homeserver.rooms.membership import Membership
+from homeserver.rooms.transactions import ClientTransaction, TransactionIDs
+from homeserver.users.sessions import Requester
+from homeserver.web.request import WebRequest
+from homeserver.web.response import Response
+from homeserver.web.router import Route, expand_prefixes
+
+from ..auth import Access, refuse_suspended
+from ..ratelimit import Limit
+
+CheckAlias = Callable[[RoomID, Mapping[str, Any]], Awaitable[None]]
+"""Raises where the content of `m.room.canonical_alias` names aliases that do not point to the room."""
+
+_REDACTION = "m.room.redaction"
+
+
+class Send:
+    """`/send`, `/state` (PUT) and `/redact`."""
+
+    def __init__(
+        self, door: RoomDoor, membership: Membership, transactions: TransactionIDs, check_alias: CheckAlias
+    ) -> None:
+        self._door = door
+        self._membership = membership
+        self._transactions = transactions
+        self._check_alias = check_alias
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        room = "/_matrix/client/v3/rooms/{roomId}"
+        message: dict[str, Any] = {"auth": Access.GUESTS, "limit": Limit.MESSAGE}
+        routes = [
+            Route("PUT", f"{room}/send/{{eventType}}/{{txnId}}", self.put_send, **message),
+            Route("POST", f"{room}/send/{{eventType}}", self.put_send, **message),
+            Route("PUT", f"{room}/state/{{eventType}}/{{stateKey}}", self.put_state, **message),
+            Route("PUT", f"{room}/state/{{eventType}}/", self.put_state, **message),
+            Route("PUT", f"{room}/state/{{eventType}}", self.put_state, **message),
+            Route("PUT", f"{room}/redact/{{eventId}}/{{txnId}}", self.put_redact, **message),
+            Route("POST", f"{room}/redact/{{eventId}}", self.put_redact, **message),
+        ]
+        return [each for route in routes for each in expand_prefixes(route)]
+
+    async def put_send(self, request: WebRequest) -> Response:
+        """Send a message event."""
+        requester: Requester = request.requester
+        refuse_suspended(requester)
+        room_id = RoomID.parse(request.args["roomId"])
+        kind = request.args["eventType"]
+        content = request.json()
+        redacts = None
+        if kind == _REDACTION:
+            # Spec: room version 11: the target of a redaction is in the content.
+            target = content.get("redacts")
+            if not isinstance(target, str):
+                raise MissingParam("a redaction needs 'redacts'")
+            redacts = EventID.parse(target)
+        template = EventTemplate(kind, content, requester.user_id, redacts=redacts, origin_server_ts=_ts(request))
+        return await self._once(request, f"{room_id}/send/{kind}", room_id, template)
+
+    async def put_state(self, request: WebRequest) -> Response:
+        """Send a state event."""
+        requester: Requester = request.requester
+        refuse_suspended(requester)
+        room_id = RoomID.parse(request.args["roomId"])
+        kind, state_key = request.args["eventType"], request.args.get("stateKey", "")
+        content = request.json()
+        if kind == "m.room.member":
+            await self._check_member(room_id, requester, state_key, content)
+        elif kind == "m.room.canonical_alias" and state_key == "":
+            await self._check_alias(room_id, content)
+        current = await self._door.state_event(room_id, kind, state_key)
+        if (
+            current is not None
+            and kind != "m.room.create"
+            and current.event.sender == requester.user_id
+            and current.event.content == content
+        ):
+            # Saying the same again changes nothing.
+            return _event_id(current.event_id)
+        template = EventTemplate(kind, content, requester.user_id, state_key=state_key, origin_server_ts=_ts(request))
+        return _event_id((await self._door.send(room_id, template)).event_id)
+
+    async def put_redact(self, request: WebRequest) -> Response:
+        """Redact an event."""
+        requester: Requester = request.requester
+        room_id = RoomID.parse(request.args["roomId"])
+        target = EventID.parse(request.args["eventId"])
+        body = request.json_or_empty()
+        reason = body.get("reason")
+        if reason is not None and not isinstance(reason, str):
+            raise BadJson("'reason' must be a string")
+        content: dict[str, Any] = {} if reason is None else {"reason": reason}
+        template = EventTemplate(_REDACTION, content, requester.user_id, redacts=target)
+        return await self._once(request, f"{room_id}/redact/{target}", room_id, template)
+
+    async def _once(self, request: WebRequest, endpoint: str, room_id: RoomID, template: EventTemplate) -> Response:
+        requester: Requester = request.requester
+        txn_id = request.args.get("txnId")
+        if txn_id is None or requester.device_nid is None:
+            return _event_id((await self._door.send(room_id, template)).event_id)
+        if len(txn_id.encode()) > 255:
+            raise InvalidParam("the transaction ID is over 255 bytes")
+
+        async def send(transaction: ClientTransaction) -> EventID:
+            return (await self._door.send(room_id, template, transaction=transaction)).event_id
+
+        return _event_id(await self._transactions.once(requester.device_nid, endpoint, txn_id, send))
+
+    async def _check_member(
+        self, room_id: RoomID, requester: Requester, state_key: str, content: Mapping[str, Any]
+    ) -> None:
+        target = UserID.parse(state_key)
+        membership = content.get("membership")
+        if not isinstance(membership, str):
+            raise BadJson("a membership needs 'membership'")
+        if membership == "join" and target == requester.user_id:
+            current = await self._membership.current(room_id, target)
+            if current is None or current.event.membership != "join":
+                # Joining has conditions that only the join endpoints know how to meet.
+                raise NotAllowed("Use the join endpoint to join a room")
+        for field in ("displayname", "avatar_url"):
+            if content.get(field) is not None and not isinstance(content[field], str):
+                raise BadJson(f"'{field}' must be a string")
+
+
+def _ts(request: WebRequest) -> int | None:
+    # Spec: application service API, "Timestamp massaging": for application services only.
+    requester: Requester = request.requester
+    if requester.appservice is None:
+        return None
+    return request.query_int("ts", None, 0, 2**53 - 1)
+
+
+def _event_id(event_id: str) -> Response:
+    return Response(200, b'{"event_id":' + orjson.dumps(event_id) + b"}")

@@ -1,0 +1,238 @@
+"""The whole server: builds all parts in floor order, starts and stops them. The only place that knows everybody.
+
+`Homeserver(config)` does no I/O. `start()` opens the database, makes what the first start needs and listens; `stop()`
+answers who waits, drains what is queued and closes. It is an `IService`, so it can have a parent; and its resources
+can be mounted in a host's own `Site`, with no listeners of its own. Several can live in one process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+
+from homeserver import first_run, parts
+from homeserver.config import Config, Listener
+from homeserver.embedding import LocalUser
+from homeserver.errors import Misconfigured
+from homeserver.hooks import EventGate, Extension, Observation, Observer
+from homeserver.model.ids import UserID
+from homeserver.runtime.clock import RealClock
+from homeserver.runtime.tasks import Tasks
+from homeserver.runtime.tls import ReloadableTLS
+from homeserver.web.json_resource import JsonResource
+from homeserver.web.router import Router
+from homeserver.web.site import SiteOptions, WebSite, make_site
+
+logger = logging.getLogger(__name__)
+
+_TRIM_S = 3600.0
+
+
+class Homeserver(Service):
+    """A Matrix homeserver inside a running reactor."""
+
+    def __init__(self, config: Config, *, reactor: Any = None, extensions: Sequence[Extension] = ()) -> None:
+        """`reactor` defaults to the global one; `extensions` add routes of their own."""
+        check_packages()
+        if reactor is None:
+            from homeserver.runtime.reactor import global_reactor
+
+            reactor = global_reactor()
+        self.config = config
+        self._reactor = reactor
+        self._extensions = tuple(extensions)
+        self._clock = RealClock(reactor)
+        self._tasks = Tasks(self._clock, "homeserver")
+        self._gates: list[EventGate] = []
+        self._observers: list[Observer] = []
+        self._parts: parts.Parts | None = None
+        self._ports: list[Any] = []
+        self._sites: list[WebSite] = []
+        self._tls: list[ReloadableTLS] = []
+        self._ready: list[Deferred[None]] = []
+        self._is_ready = False
+        self._failure: Exception | None = None
+
+    # -- for the embedding application ------------------------------------------------------------------------------
+
+    def add_gate(self, gate: EventGate) -> None:
+        """Ask `gate` about every event that a local user sends; it may deny it."""
+        self._gates.append(gate)
+        if self._parts is not None:
+            self._parts.door.add_gate(gate)
+
+    def observe(self, kind: type[Observation], observer: Observer) -> None:
+        """Call `observer` with every observation of one kind, after the commit; it cannot fail what it is told of."""
+
+        def only(observation: Observation) -> None:
+            if isinstance(observation, kind):
+                observer(observation)
+
+        self._observers.append(only)
+        if self._parts is not None:
+            self._parts.feed.observe(only)
+
+    def as_user(self, user_id: str) -> LocalUser:
+        """Return a handle to act as a local user who has an account."""
+        built = self._built()
+        return LocalUser(UserID.parse(user_id), built.accounts, built.creation, built.membership, built.door)
+
+    @property
+    def accounts(self) -> Any:
+        """What operators do with accounts; see `users.operator.OperatorAccounts`."""
+        return self._built().operator
+
+    def client_resource(self) -> JsonResource:
+        """Return the client API as a resource to mount at the root of a host's `Site`."""
+        return self._resource(x_forwarded=False)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, *, listen: bool = True) -> None:
+        """Open the database, build all parts, listen. Raises Misconfigured with a sentence for the operator."""
+        prepared = first_run.prepare(self.config)
+        self.config = prepared.config
+        for notice in self.config.notices:
+            logger.warning("Configuration: %s", notice)
+        built = await parts.build(self.config, prepared.signing_keys[0], self._reactor, self._clock, self._tasks)
+        self._parts = built
+        for gate in self._gates:
+            built.door.add_gate(gate)
+        for observer in self._observers:
+            built.feed.observe(observer)
+        if listen:
+            self._tasks.every("trim transaction IDs", _TRIM_S, built.transactions.trim)
+            for listener in self.config.listeners:
+                self._listen(listener)
+        self._is_ready = True
+        for waiter in self._ready:
+            waiter.callback(None)
+        self._ready.clear()
+
+    async def stop(self) -> None:
+        """Stop listening, answer who waits, finish what is queued, close the database."""
+        self._is_ready = False
+        for port in self._ports:
+            closed = port.stopListening()
+            if closed is not None:
+                await closed
+        self._ports.clear()
+        built, self._parts = self._parts, None
+        if built is not None:
+            built.feed.stop()
+        for site in self._sites:
+            site.close_idle()
+        self._sites.clear()
+        await self._tasks.stop()
+        if built is not None:
+            await built.stop()
+
+    def reload(self) -> None:
+        """Read the certificates again."""
+        for tls in self._tls:
+            tls.reload()
+
+    def ready(self) -> Deferred[None]:
+        """Return a Deferred that fires when a server started as a service is ready, or fails as its start did."""
+        waiter: Deferred[None] = Deferred()
+        if self._is_ready:
+            waiter.callback(None)
+        elif self._failure is not None:
+            waiter.errback(self._failure)
+        else:
+            self._ready.append(waiter)
+        return waiter
+
+    def startService(self) -> None:
+        """Begin to start; `ready()` tells when that is done."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._failure = None
+        Deferred.fromCoroutine(self.start()).addErrback(self._start_failed)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop; the Deferred fires when everything is closed."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self.stop())
+
+    def _start_failed(self, failure: Any) -> None:
+        self._failure = failure.value
+        logger.error("The homeserver could not start: %s", failure.value)
+        for waiter in self._ready:
+            waiter.errback(failure)
+        self._ready.clear()
+
+    # -- listening --------------------------------------------------------------------------------------------------
+
+    def _built(self) -> parts.Parts:
+        if self._parts is None:
+            raise RuntimeError("the homeserver is not started; await start() or ready() first")
+        return self._parts
+
+    def _resource(self, *, x_forwarded: bool) -> JsonResource:
+        built = self._built()
+        router = Router()
+        for route in built.routes:
+            router.add(route)
+        for extension in self._extensions:
+            for route in extension.routes(built.services()):
+                router.add(route)
+        return JsonResource(
+            router,
+            authenticate=built.authenticator.authenticate,
+            limit=built.rates.limit,
+            x_forwarded=x_forwarded,
+        )
+
+    def _listen(self, listener: Listener) -> None:
+        if "client" not in listener.resources:
+            return
+        site = make_site(self._resource(x_forwarded=listener.x_forwarded), self._reactor, SiteOptions(), self._clock)
+        self._sites.append(site)
+        tls = None
+        if listener.tls_certificate_path is not None and listener.tls_key_path is not None:
+            tls = ReloadableTLS(listener.tls_certificate_path, listener.tls_key_path)
+            self._tls.append(tls)
+        bound = 0
+        for address in listener.bind:
+            try:
+                if tls is not None:
+                    port = self._reactor.listenSSL(listener.port, site, tls, interface=address, backlog=1024)
+                else:
+                    port = self._reactor.listenTCP(listener.port, site, interface=address, backlog=1024)
+            except CannotListenError as fault:
+                # "::" may have taken the IPv4 addresses along.
+                if bound and address == "0.0.0.0":
+                    continue
+                raise Misconfigured(
+                    f"Port {listener.port} on {address} cannot be listened on: {fault.socketError}. "
+                    "Another program may have it; stop that, or change the port under [[listeners]]."
+                ) from fault
+            bound += 1
+            self._ports.append(port)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports that are listened on, in the order of the configuration: for listeners with port 0."""
+        return tuple(port.getHost().port for port in self._ports)
+
+
+def check_packages() -> None:
+    """Raise ImportError if another package of the name of one of ours stands before it on the path."""
+    import api
+    import federation
+    import storage
+
+    home = Path(__file__).resolve().parent.parent
+    for package in (api, federation, storage):
+        place = Path(str(package.__file__)).resolve().parent.parent
+        if place != home:
+            raise ImportError(
+                f"sennit's package {package.__name__!r} should be in {home}, but {place} comes first on the path; "
+                "rename the other one or change the order of sys.path"
+            )
