@@ -17,8 +17,10 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO, Final
 
+from homeserver.config import Media as MediaConfig
 from homeserver.errors import (
     CannotOverwriteMedia,
     LimitExceeded,
@@ -80,6 +82,19 @@ class MediaRules:
     awaited_for_ms: int = 24 * 60 * 60 * 1000
     thumbnail_sizes: ThumbnailSizes = DEFAULT_SIZES
 
+    @classmethod
+    def of(cls, config: MediaConfig) -> MediaRules:
+        """Return the rules that the section of the configuration sets."""
+        sizes = tuple(ThumbnailSize(size.width, size.height, size.method) for size in config.thumbnail_sizes)
+        return cls(
+            max_upload_bytes=config.max_upload_bytes,
+            max_image_pixels=config.max_image_pixels,
+            need_login=config.need_login,
+            allowed_types=config.allowed_types,
+            denied_types=config.denied_types,
+            thumbnail_sizes=ThumbnailSizes(sizes, config.dynamic_thumbnails),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Download:
@@ -130,6 +145,7 @@ class MediaRepository:
         self._new_id = new_id
         self.rules = rules
         self._awaiting: Waiters[str] = Waiters(clock)
+        self._large_turn = Lock()
         self._slots = Slots(THUMBNAILS_AT_ONCE, most_waiting=MOST_WAITING)
 
     async def start(self) -> None:
@@ -386,7 +402,7 @@ class MediaRepository:
             return found
         path = self._blobs.path(blob_id)
         try:
-            made = make_thumbnail(path, plan, most_pixels=self.rules.max_image_pixels)
+            made = make_thumbnail(path, plan, most_pixels=self.rules.max_image_pixels, large_turn=self._large_turn)
         except FileNotFoundError as fault:
             raise NotFound("Not found", detail=f"the content {path} is gone") from fault
         if made.content is None:

@@ -9,7 +9,7 @@ of that format alone; the header is read first, and a picture over the pixel lim
 decoded; frames of animations and their bytes are counted; the number of pictures at work is bounded by the caller.
 Pillow is imported with the first picture, because it is large.
 
-LIMIT: one picture at work takes up to about 6 bytes for each pixel of the limit (200 MiB at 32 megapixels).
+LIMIT: a picture at work takes up to about 16 bytes for each of its pixels (WebP; 3 to 9 for the others).
 
 Spec: client-server API, "Content repository", "Thumbnails".
 """
@@ -17,6 +17,7 @@ Spec: client-server API, "Content repository", "Thumbnails".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +35,8 @@ CANNOT: Final = "Cannot generate thumbnails for the requested content"
 TOO_LARGE: Final = "Content is too large to thumbnail"
 # A picture has a dozen; a thousand would let a small file keep a processor busy for minutes.
 MAX_JPEG_SCANS: Final = 100
+# From here on a picture takes so much memory that only one is worked on at a time.
+LARGE_PIXELS: Final = 4 * 1024**2
 MAX_FRAMES: Final = 200
 # Width x height x frames of an animated thumbnail.
 MAX_ANIMATION_PIXELS: Final = 16 * 1024**2
@@ -136,8 +139,10 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def make_thumbnail(path: Path, plan: ThumbnailPlan, *, most_pixels: int) -> Made:
-    """Make the thumbnail of the picture at `path`. Blocks.
+def make_thumbnail(
+    path: Path, plan: ThumbnailPlan, *, most_pixels: int, large_turn: AbstractContextManager[object] | None = None
+) -> Made:
+    """Make the thumbnail of the picture at `path`. Blocks, and enters `large_turn` around the work on a large one.
 
     Raises BadRequest if it is no picture that we know or is broken, TooLarge if it has more than `most_pixels`.
     """
@@ -152,7 +157,10 @@ def make_thumbnail(path: Path, plan: ThumbnailPlan, *, most_pixels: int) -> Made
 
         try:
             with Image.open(source, formats=[_DECODERS[content_type]]) as image:
-                return _make(image, content_type, plan, most_pixels)
+                _check_pixels(image, most_pixels)
+                is_large = image.width * image.height > LARGE_PIXELS
+                with large_turn if is_large and large_turn is not None else nullcontext():
+                    return _make(image, content_type, plan, most_pixels)
         except (BadRequest, MemoryError):
             raise
         except Image.DecompressionBombError as fault:
@@ -201,7 +209,6 @@ def _check_pixels(image: Image, most_pixels: int) -> None:
 
 
 def _make(image: Image, content_type: str, plan: ThumbnailPlan, most_pixels: int) -> Made:
-    _check_pixels(image, most_pixels)
     is_animation = content_type != "image/jpeg" and bool(getattr(image, "is_animated", False))
     turned = _orientation(image) >= 5
     width, height = (image.height, image.width) if turned else image.size
@@ -268,8 +275,9 @@ def _plain(image: Image) -> Image:
         # 16 bits of gray; converting would cut off, not scale.
         return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if image.has_transparency_data:
-        return image.convert("RGBA")
-    return image.convert("RGB")
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    # Converting copies, also from a mode to itself.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _make_animation(

@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
+from homeserver.config import Media
 from homeserver.errors import (
     BadRequest,
     CannotOverwriteMedia,
@@ -110,6 +111,12 @@ async def test_too_large_an_upload_is_refused_whatever_its_length_was_said_to_be
     with pytest.raises(TooLarge):
         await repository.upload(ALICE, BytesIO(bytes(10_001)), claimed, None, None)
     assert [] == blobs(tmp_path)
+
+
+def test_the_rules_are_those_of_the_configuration() -> None:
+    assert MediaRules() == replace(MediaRules.of(Media()), thumbnail_sizes=MediaRules().thumbnail_sizes)
+    rules = MediaRules.of(Media(max_upload_bytes=7, need_login=False, denied_types=("text/html",)))
+    assert (7, False, ("text/html",)) == (rules.max_upload_bytes, rules.need_login, rules.denied_types)
 
 
 # -- quotas and types -------------------------------------------------------------------------------------------------
