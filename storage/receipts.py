@@ -125,9 +125,7 @@ def load_receipts(
     if after is not None:
         query = query.where(receipts.c.position > after)
     return [
-        NamedReceipt(*row)
-        for part in chunks(room_nids)
-        for row in tx.all(query.where(receipts.c.room_nid.in_(part)))
+        NamedReceipt(*row) for part in chunks(room_nids) for row in tx.all(query.where(receipts.c.room_nid.in_(part)))
     ]
 
 
@@ -140,7 +138,9 @@ def _trim_threads(tx: Transaction, room_nid: int, user_nid: int, receipt_type: s
     )
     if int(tx.scalar(select(func.count()).select_from(receipts).where(condition))) <= MAX_THREADS:
         return
-    oldest = select(receipts.c.thread_id).where(condition).order_by(receipts.c.event_position.desc()).offset(MAX_THREADS)
+    oldest = (
+        select(receipts.c.thread_id).where(condition).order_by(receipts.c.event_position.desc()).offset(MAX_THREADS)
+    )
     # MySQL takes no OFFSET without a LIMIT.
     gone = [row[0] for row in tx.all(oldest.limit(1_000))]
     tx.execute(delete(receipts).where(condition, receipts.c.thread_id.in_(gone)))
