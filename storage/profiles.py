@@ -1,4 +1,7 @@
-"""Profile fields in the database: (user, field) and the value's JSON bytes."""
+"""Profile fields in the database: (user, field) and the value's JSON bytes.
+
+The display name is also what the user directory finds people by; its index is kept in the same transaction.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from sqlalchemy import delete, select
 
 from .tables.accounts import profiles
 from .transaction import Transaction, chunks
+from .user_directory import index_user
+
+_INDEXED = "displayname"
 
 
 def get_profile(tx: Transaction, user_nid: int) -> dict[str, bytes]:
@@ -32,14 +38,20 @@ def get_fields(tx: Transaction, user_nids: Iterable[int], fields: tuple[str, ...
 def set_field(tx: Transaction, user_nid: int, field: str, value: bytes) -> None:
     """Set one field."""
     tx.upsert(profiles, {"user_nid": user_nid, "field": field}, {"value": value})
+    if field == _INDEXED:
+        index_user(tx, user_nid)
 
 
 def delete_field(tx: Transaction, user_nid: int, field: str) -> bool:
     """Delete one field; False when it was not there."""
     condition = (profiles.c.user_nid == user_nid) & (profiles.c.field == field)
-    return tx.execute(delete(profiles).where(condition)).rowcount == 1
+    is_deleted = tx.execute(delete(profiles).where(condition)).rowcount == 1
+    if field == _INDEXED:
+        index_user(tx, user_nid)
+    return is_deleted
 
 
 def delete_profile(tx: Transaction, user_nid: int) -> None:
     """Delete all fields of a user."""
     tx.execute(delete(profiles).where(profiles.c.user_nid == user_nid))
+    index_user(tx, user_nid)

@@ -10,6 +10,7 @@ Spec: client-server API, "Account deactivation", "Password management".
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 import orjson
 
@@ -28,6 +29,9 @@ from storage.transaction import Transaction
 
 from .devices import Devices
 from .sessions import Sessions
+
+Account: TypeAlias = AccountRow
+"""One account of this server, for those above who may not name the storage."""
 
 AccountEraser = Callable[[Transaction, int], None]
 """Deletes what belongs to a user who asked to be erased: called with (transaction, user_nid)."""

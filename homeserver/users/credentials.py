@@ -37,22 +37,22 @@ _LONG: Final = "sha512:"
 class AttemptLimit(Protocol):
     """Bounds how often passwords may be guessed, by account."""
 
-    def check(self, account: str) -> None:
-        """Raise LimitExceeded when this account has failed too often."""
+    def attempt(self, account: str) -> None:
+        """Count an attempt before it is judged, so that none is free while another runs; raise LimitExceeded."""
         ...
 
-    def failed(self, account: str) -> None:
-        """Count one failure."""
+    def succeeded(self, account: str) -> None:
+        """Take the attempt back: only failures count."""
         ...
 
 
 class NoAttemptLimit:
     """Guessing is not bounded: for tests and for tools of the operator."""
 
-    def check(self, account: str) -> None:
+    def attempt(self, account: str) -> None:
         pass
 
-    def failed(self, account: str) -> None:
+    def succeeded(self, account: str) -> None:
         pass
 
 
@@ -92,7 +92,7 @@ class Credentials:
 
         Spec: client-server API, "Other error codes", M_WEAK_PASSWORD.
         """
-        if not password or len(password) > MAX_PASSWORD_CHARACTERS or not _is_encodable(password):
+        if not password or len(password) > MAX_PASSWORD_CHARACTERS or not _is_encodable(password) or "\x00" in password:
             raise InvalidParam(f"A password has 1 to {MAX_PASSWORD_CHARACTERS} characters")
         policy = self._policy
         if len(password) < policy.minimum_length:
@@ -118,7 +118,7 @@ class Credentials:
         names = self._candidates(user)
         # The name as it is matched, so that spelling it differently gives no further attempts.
         counted = names[-1] if names else user[:255]
-        self._attempts.check(counted)
+        self._attempts.attempt(counted)
         found: AccountRow | None = None
         if names:
             rows = await self._database.read(lambda tx: accounts_storage.find_accounts(tx, names))
@@ -126,8 +126,8 @@ class Credentials:
         stored = found.password_hash if found is not None and not found.is_deactivated else None
         is_right = await self._slots.run(lambda: self._threads.run(_is_right, password, stored or self._dummy_hash))
         if found is None or stored is None or not is_right:
-            self._attempts.failed(counted)
             raise WrongPassword
+        self._attempts.succeeded(counted)
         return found
 
     def _candidates(self, user: str) -> tuple[str, ...]:

@@ -174,12 +174,15 @@ class Registration:
         *,
         uses_allowed: int | None = None,
         expires_ts: int | None = None,
+        life_ms: int | None = None,
         makes_admin: bool = False,
     ) -> str:
         """Make a registration token and return it; InvalidParam for a name that is taken or against the grammar.
 
-        One with `makes_admin` is for a single use.
+        Its end is given as a time or as a life from now on. One with `makes_admin` is for a single use.
         """
+        if life_ms is not None:
+            expires_ts = self._clock.now_ms() + life_ms
         if token is not None and (len(token) > MAX_TOKEN_CHARACTERS or not is_opaque_id(token)):
             raise InvalidParam("A registration token is 1 to 64 of the characters A-Z, a-z, 0-9, - and _")
         name = token if token is not None else secrets.token_urlsafe(15)

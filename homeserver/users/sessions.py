@@ -175,6 +175,10 @@ class Sessions:
 
     # -- last seen ---------------------------------------------------------------------------------------------------
 
+    def is_noted(self, requester: Requester) -> bool:
+        """Tell whether the requester's device has been noted since the last writing; once is enough."""
+        return requester.device_nid in self._seen or requester.device_nid is None
+
     def note_seen(self, requester: Requester, address: str | None, user_agent: str | None) -> None:
         """Note that a device has just made a request; cheap, written down later."""
         if requester.device_nid is not None:

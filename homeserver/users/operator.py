@@ -1,0 +1,75 @@
+"""What whoever runs the server does with accounts: the command line, the first run, an embedding application.
+
+Users are named by localpart or user ID. Password policy is the operator's own, so it is not applied to the operator.
+"""
+
+from __future__ import annotations
+
+from homeserver.errors import InvalidParam
+from homeserver.model.ids import ServerName, UserID
+
+from .accounts import Account, Accounts
+from .credentials import MAX_PASSWORD_CHARACTERS, Credentials
+from .registration import Registration
+
+
+class OperatorAccounts:
+    """Makes, changes and lists accounts; refusals are MatrixErrors."""
+
+    def __init__(
+        self, accounts: Accounts, credentials: Credentials, registration: Registration, *, server_name: ServerName
+    ) -> None:
+        self._accounts = accounts
+        self._credentials = credentials
+        self._registration = registration
+        self._server_name = server_name
+
+    async def has_any(self) -> bool:
+        """Tell whether anybody was ever registered."""
+        return await self._accounts.has_any()
+
+    async def create(
+        self, localpart: str, password: str, *, admin: bool = False, display_name: str | None = None
+    ) -> str:
+        """Make an account and return its user ID; InvalidUsername, Exclusive, UserInUse, InvalidParam."""
+        await self._registration.check_available(localpart)
+        password_hash = await self._hash(password)
+        account = await self._registration.register(localpart, password_hash, is_admin=admin, display_name=display_name)
+        return account.user_id
+
+    async def set_password(self, localpart: str, password: str) -> None:
+        """Replace a password and log out all devices; NotFound."""
+        account = await self._get(localpart)
+        if account.is_deactivated:
+            raise InvalidParam("The account is deactivated")
+        password_hash = await self._hash(password)
+        await self._accounts.set_password_hash(
+            UserID(account.user_id), account.user_nid, password_hash, logout_devices=True, except_device=None
+        )
+
+    async def deactivate(self, localpart: str, *, erase: bool = False) -> None:
+        """Close an account for good; NotFound."""
+        account = await self._get(localpart)
+        await self._accounts.deactivate(UserID(account.user_id), account.user_nid, erase=erase)
+
+    async def list_accounts(self) -> list[Account]:
+        """Return all accounts in the order of their user IDs."""
+        found: list[Account] = []
+        while True:
+            page = await self._accounts.list_accounts(after=found[-1].user_id if found else "", limit=500)
+            found.extend(page)
+            if len(page) < 500:
+                return found
+
+    async def create_first_admin_token(self) -> str:
+        """Return a new registration token whose holder becomes an administrator; it works once, within a day."""
+        return await self._registration.create_token(makes_admin=True, life_ms=86_400_000)
+
+    async def _get(self, localpart: str) -> Account:
+        user_id = localpart if localpart.startswith("@") else f"@{localpart}:{self._server_name}"
+        return await self._accounts.get(user_id)
+
+    async def _hash(self, password: str) -> str:
+        if not password or len(password) > MAX_PASSWORD_CHARACTERS or "\x00" in password:
+            raise InvalidParam(f"A password has 1 to {MAX_PASSWORD_CHARACTERS} characters")
+        return await self._credentials.hash(password)

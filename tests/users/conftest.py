@@ -1,0 +1,3 @@
+"""Fixtures of the tests of accounts."""
+
+from tests.support.accounts import make_server  # noqa: F401
