@@ -88,6 +88,7 @@ def compose(
         prev_event_ids=place.prev_event_ids,
         auth_event_ids=place.auth_event_ids,
         wire=body,
+        redacts_in_content=version.redacts_in_content,
     )
 
 

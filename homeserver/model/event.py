@@ -62,6 +62,8 @@ class Event:
     prev_event_ids: tuple[EventID, ...]
     auth_event_ids: tuple[EventID, ...]
     wire: Mapping[str, Any]
+    # Which of the two the room version means by `redacts`: the sender could write both.
+    redacts_in_content: bool = True
     _memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,7 +81,7 @@ class Event:
     @property
     def redacts(self) -> EventID | None:
         """The event that this redaction names: in `content` from room version 11, at the top level before."""
-        target = self.content.get("redacts") or self.wire.get("redacts")
+        target = (self.content if self.redacts_in_content else self.wire).get("redacts")
         return EventID(target) if isinstance(target, str) else None
 
     def typed(self, parse: Callable[[Event], T]) -> T:

@@ -58,6 +58,7 @@ def event_from_wire(
         prev_event_ids=tuple(map(EventID, prev_events)),
         auth_event_ids=tuple(map(EventID, auth_events)),
         wire=wire,
+        redacts_in_content=version.redacts_in_content,
     )
 
 

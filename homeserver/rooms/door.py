@@ -78,6 +78,7 @@ class RoomDoor:
         self._in_flight: dict[int, StoredEvent] = {}
         self._pending: dict[RoomID, int] = {}
         self._drained: dict[RoomID, list[Deferred[None]]] = {}
+        self._last_create_ms = 0
 
     def add_gate(self, gate: EventGate) -> None:
         """Ask `gate` about every event from now on."""
@@ -120,7 +121,7 @@ class RoomDoor:
                 prepared[-1].append.transaction = transaction
                 prepared[-1].stored.transaction = (transaction.device_nid, transaction.txn_id)
             waiting = self._hand_over(room_id, prepared)
-        return [await stored for stored in waiting]
+        return await _all(waiting)
 
     async def create(
         self, version: RoomVersion, create: EventTemplate, room_id: RoomID | None, then: Sequence[EventTemplate]
@@ -146,8 +147,7 @@ class RoomDoor:
                 self._abandon(prepared)
                 raise
             waiting = self._hand_over(new_id, prepared)
-        for stored in waiting:
-            await stored
+        await _all(waiting)
         return new_id
 
     # -- reading what the door knows ---------------------------------------------------------------------------------
@@ -308,7 +308,8 @@ class RoomDoor:
         interner = self._store.interner
         sender_nid = await interner.user(template.sender)
         key_nid = (await interner.keys([("m.room.create", "")]))["m.room.create", ""]
-        now_ms = self._clock.now_ms()
+        # Where the room's ID is the hash of this event, two rooms of one user in one millisecond would be one.
+        now_ms = self._last_create_ms = max(self._clock.now_ms(), self._last_create_ms + 1)
         event = compose(
             version,
             template,
@@ -511,6 +512,19 @@ class RoomDoor:
         self._settle(step)
         step.position.abandon()
         answer.errback(failure)
+
+
+async def _all(waiting: Sequence[Deferred[StoredEvent]]) -> list[StoredEvent]:
+    """Return all results; if one fails, the failures behind it are the same one told again."""
+    results: list[StoredEvent] = []
+    try:
+        for stored in waiting:
+            results.append(await stored)
+    except BaseException:
+        for stored in waiting[len(results) + 1 :]:
+            stored.addErrback(lambda _: None)
+        raise
+    return results
 
 
 def _encode(event: Event) -> bytes:
