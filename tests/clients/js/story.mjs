@@ -5,13 +5,18 @@
 import assert from "node:assert/strict";
 import { deflateSync } from "node:zlib";
 import * as sdk from "matrix-js-sdk";
-import { logger } from "matrix-js-sdk/lib/logger.js";
 
 const url = process.argv.at(-1);
 const PASSWORD = "correct horse battery staple";
 const PATIENCE_MS = 15_000;
 
-logger.setLevel("error");
+const nothing = () => {};
+const logger = { trace: nothing, debug: nothing, info: nothing, warn: nothing, error: nothing, getChild: () => logger };
+
+/** A client that says nothing but what the story says. */
+function createClient(options) {
+    return sdk.createClient({ baseUrl: url, logger, ...options });
+}
 
 function done(step) {
     console.log(`done: ${step}`);
@@ -39,7 +44,7 @@ async function refused(work, errcode) {
 }
 
 async function register(name) {
-    const stranger = sdk.createClient({ baseUrl: url });
+    const stranger = createClient({});
     let session;
     await assert.rejects(
         stranger.registerRequest({ username: name, password: PASSWORD }),
@@ -68,8 +73,7 @@ async function register(name) {
         initial_device_display_name: "first",
     });
     done(`log in ${name}`);
-    const client = sdk.createClient({
-        baseUrl: url,
+    const client = createClient({
         userId: login.user_id,
         deviceId: login.device_id,
         accessToken: login.access_token,
@@ -162,13 +166,13 @@ async function page(alice, bob, roomId, eventId) {
     const sent = [];
     for (let number = 0; number < 25; number++) sent.push(await say(alice, roomId, `number ${number}`));
     await seen(bob, roomId, sent.at(-1));
-    const login = await sdk.createClient({ baseUrl: url }).loginRequest({
+    const login = await createClient({}).loginRequest({
         type: "m.login.password",
         identifier: { type: "m.id.user", user: bob.getUserId() },
         password: PASSWORD,
     });
-    const again = sdk.createClient({
-        baseUrl: url, userId: login.user_id, deviceId: login.device_id, accessToken: login.access_token,
+    const again = createClient({
+        userId: login.user_id, deviceId: login.device_id, accessToken: login.access_token,
     });
     await again.startClient({ initialSyncLimit: 3 });
     try {
@@ -276,6 +280,6 @@ try {
     bob.stopClient();
 }
 await bob.logout(true);
-await refused(() => sdk.createClient({ baseUrl: url, accessToken: bob.getAccessToken() ?? "gone" }).whoami(), "M_UNKNOWN_TOKEN");
+await refused(() => createClient({ accessToken: bob.getAccessToken() ?? "gone" }).whoami(), "M_UNKNOWN_TOKEN");
 done("goodbye");
 process.exit(0);
