@@ -45,14 +45,17 @@ class Limit(Enum):
     REPORTS = "reports"
     USER_DIRECTORY = "user_directory"
     PROBING = "probing"
-    """Requests of strangers that only look or begin something, by address; not configurable."""
+    """Requests that only look or begin something, by address or user; as fast as accounts may be made, and more."""
 
     # An enum's own hash hashes the name anew each time.
     __hash__ = object.__hash__
 
 
 # LIMIT: more than any client asks; it bounds what one address can make the server remember or tell.
-_PROBING: Final = Bucket(5.0, 50.0)
+_PROBING_PER_SECOND: Final = 5.0
+_PROBING_BURST: Final = 50.0
+# An account takes two requests, or a few more.
+_PROBES_PER_REGISTRATION: Final = 4.0
 
 
 class ClientRates:
@@ -64,7 +67,13 @@ class ClientRates:
         """`is_exempt` tells of whom nothing is counted: application services and users with an override."""
         self._levels = levels
         self._is_exempt = is_exempt
-        self._buckets: dict[Limit, Bucket] = {Limit.PROBING: _PROBING}
+        registration = config.registration
+        self._buckets: dict[Limit, Bucket] = {
+            Limit.PROBING: Bucket(
+                max(_PROBING_PER_SECOND, _PROBES_PER_REGISTRATION * registration.per_second),
+                max(_PROBING_BURST, _PROBES_PER_REGISTRATION * registration.burst_count),
+            )
+        }
         for limit in Limit:
             if limit is not Limit.PROBING:
                 rate: RateLimit | None = getattr(config, limit.value)

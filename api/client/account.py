@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.errors import NotAllowed
+from homeserver.errors import GuestForbidden, NotAllowed
 from homeserver.model.ids import UserID
 from homeserver.users.accounts import Accounts
 from homeserver.users.credentials import Credentials
@@ -93,7 +93,7 @@ class Account:
         """Return whose account it is: the requester's, or without an access token that of whoever has the password."""
         requester: Requester | None = request.requester
         if requester is not None and requester.is_guest:
-            raise NotAllowed("Guests have no account of their own")
+            raise GuestForbidden("Guests have no account of their own")
         if requester is not None and requester.appservice is not None:
             return requester.user_id, requester.user_nid
         proof = await self._interactive_auth.require(Operation(name, requester, body), [(PASSWORD,)], body.get("auth"))
