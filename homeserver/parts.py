@@ -8,34 +8,43 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from api.auth import Authenticator
 from api.client.account import Account
+from api.client.account_data import AccountDataApi
 from api.client.capabilities import Capabilities
 from api.client.devices import Devices as DevicesAPI
+from api.client.filters import FiltersApi
 from api.client.login import Login
 from api.client.membership import RoomMembership
+from api.client.presence import PresenceApi
 from api.client.profile import Profile
+from api.client.push_rules import PushRulesApi
+from api.client.receipts import ReceiptsApi
 from api.client.register import Register
 from api.client.send import Send
 from api.client.sync import Sync as SyncAPI
+from api.client.tags import TagsApi
+from api.client.typing import TypingApi
 from api.client.versions import Versions
 from api.client.wellknown import WellKnown, client_discovery, support_contact
 from api.media import MediaApi
 from api.ratelimit import ClientRates, Limit, PasswordAttempts
 from homeserver.config import Config
-from homeserver.errors import NotFound
-from homeserver.feed.feed import Feed, UserFeed
-from homeserver.feed.streams.protocol import StreamItem
+from homeserver.errors import InviteBlocked, NotFound
+from homeserver.feed.feed import Feed
+from homeserver.feed.streams.account_data import AccountDataStream
+from homeserver.feed.streams.presence import PresenceStream
+from homeserver.feed.streams.receipts import ReceiptsStream
+from homeserver.feed.streams.typing import TypingStream
 from homeserver.feed.sync import Streams, Sync
 from homeserver.feed.timeline import Timeline
 from homeserver.feed.unread import Unread
 from homeserver.media.repository import MediaRepository, MediaRules
 from homeserver.model.ids import RoomID, ServerName, UserID
-from homeserver.model.push_rules.base import UNCHANGED
 from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.signing import SigningKey
 from homeserver.rooms.creation import RoomCreation
@@ -47,18 +56,24 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from homeserver.runtime.tasks import Tasks
 from homeserver.runtime.threads import Threads
+from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
 from homeserver.users.credentials import Credentials
 from homeserver.users.devices import Devices
 from homeserver.users.filters import Filters
 from homeserver.users.interactive_auth import InteractiveAuth
 from homeserver.users.operator import OperatorAccounts
+from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
+from homeserver.users.push_rules import PushRules
+from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration
 from homeserver.users.sessions import Requester, Sessions
+from homeserver.users.typing import Typing
 from homeserver.web.ratelimit import RateLimits
 from homeserver.web.router import Route
 from storage.blobs import BlobStore
+from storage.push_rules import load_rules
 from storage.store import Store
 
 DATABASE_THREADS = 6
@@ -66,12 +81,6 @@ WORK_THREADS = 4
 
 
 class _Nothing:
-    async def in_rooms(self, *_: Any) -> Mapping[int, Sequence[StreamItem]]:
-        return {}
-
-    async def of_user(self, *_: Any) -> Sequence[StreamItem]:
-        return ()
-
     async def of(self, *_: Any) -> Mapping[int, bytes]:
         return {}
 
@@ -95,6 +104,8 @@ class Parts:
     authenticator: Authenticator
     rates: ClientRates
     register: Register
+    presence: Presence
+    typing: Typing
     routes: list[Route]
 
     def services(self) -> dict[str, Any]:
@@ -109,6 +120,8 @@ class Parts:
 
     async def stop(self) -> None:
         """Finish what is queued and close the database."""
+        self.typing.stop()
+        await self.presence.stop()
         await self.store.stop()
         await self.work_threads.stop()
         await self.database_threads.stop()
@@ -154,8 +167,15 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         return (await profiles.member_fields([user_nid])).get(user_nid, {})
 
     async def may_invite(inviter: UserID, invitee: UserID) -> None:
-        if invitee.server_name == server_name and await accounts.find(invitee) is None:
+        if invitee.server_name != server_name:
+            return
+        account = await accounts.find(invitee)
+        if account is None:
             raise NotFound(f"There is no user {invitee}")
+        # Spec: "Invite permission".
+        wanted = await account_data.find_global(account.user_nid, "m.invite_permission_config")
+        if wanted.get("default_action") == "block":
+            raise InviteBlocked(f"{invitee} takes no invites")
 
     async def leave_rooms(user_id: UserID) -> None:
         await membership.leave_all(user_id, await store.interner.user(user_id))
@@ -184,20 +204,22 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
     transactions = TransactionIDs(store, clock)
 
     # -- the feed ---------------------------------------------------------------------------------------------------
-    unread = Unread(store, feed, timeline, lambda tx, user_nid: UNCHANGED)
-    nothing = _Nothing()
-
-    async def ignored(user: UserFeed) -> frozenset[str]:
-        return frozenset()
-
+    unread = Unread(store, feed, timeline, load_rules)
+    receipts_stream, typing_stream = ReceiptsStream(store), TypingStream()
+    data_stream, presence_stream = AccountDataStream(store), PresenceStream(feed, clock)
+    account_data = AccountData(store, feed, stream=data_stream)
+    receipts = Receipts(store, feed, clock, stream=receipts_stream, account_data=account_data, unread=unread)
+    typing = Typing(store, feed, clock, stream=typing_stream)
+    presence = Presence(store, feed, clock, tasks, config.presence, stream=presence_stream)
+    push_rules = PushRules(store, feed, stream=data_stream, unread=unread)
     streams = Streams(
-        ephemeral=(),
-        room_account_data=nothing,
-        account_data=nothing,
-        presence=nothing,
+        ephemeral=(receipts_stream, typing_stream),
+        room_account_data=data_stream,
+        account_data=data_stream,
+        presence=presence_stream,
         unread=unread,
-        bundles=nothing,
-        ignored_users=ignored,
+        bundles=_Nothing(),
+        ignored_users=account_data.ignored_users,
     )
     sync = Sync(store, feed, timeline, clock, streams)
     repository = MediaRepository(
@@ -206,7 +228,7 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         threads=work_threads,
         clock=clock,
         server_name=server_name,
-        rules=MediaRules(max_upload_bytes=config.media.max_upload_bytes),
+        rules=MediaRules.of(config.media),
     )
 
     # -- the client API ---------------------------------------------------------------------------------------------
@@ -214,7 +236,16 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         return None
 
     async def shares_room(requester: Requester, user_id: UserID) -> bool:
-        return True
+        other_nid = (await store.interner.find_users([user_id])).get(user_id)
+        if other_nid is None:
+            return False
+        mine = await feed.user(requester.user_id, requester.user_nid)
+        theirs = await feed.user(user_id, other_nid)
+        shared = {place.room_id for place in mine.joined()} & {place.room_id for place in theirs.joined()}
+        return bool(shared)
+
+    def seen(requester: Requester, set_presence: str | None) -> None:
+        presence.seen(requester.user_id, requester.device_id, set_presence)
 
     register = Register(registration, accounts, credentials, sessions, interactive_auth, rates)
     has_passwords = config.registration.passwords
@@ -241,10 +272,19 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         Profile(profiles, config.profiles, shares_room=shares_room),
         RoomMembership(creation, membership, directory, rates),
         Send(door, membership, transactions, check_alias),
-        SyncAPI(sync, lambda user_id, user_nid, text: filters.get(user_nid, text), lambda requester, presence: None),
+        SyncAPI(sync, lambda user_id, user_nid, text: filters.get(user_nid, text), seen),
+        AccountDataApi(account_data),
+        TagsApi(account_data),
+        ReceiptsApi(receipts),
+        TypingApi(typing),
+        PresenceApi(presence),
+        PushRulesApi(push_rules),
+        FiltersApi(filters),
         MediaApi(repository),
     ]
     await accounts.start()
+    await repository.start()
+    await presence.start()
     await registration.start()
     sessions.start()
     return Parts(
@@ -263,6 +303,8 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         authenticator=Authenticator(sessions),
         rates=rates,
         register=register,
+        presence=presence,
+        typing=typing,
         routes=[route for each in apis for route in each.routes()],
     )
 

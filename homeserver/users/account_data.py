@@ -74,6 +74,11 @@ class AccountData:
         found = await self._store.database.read(lambda tx: storage.find_content(tx, user_nid, room_nid, model.TAG))
         return model.read_tags(_object(found))
 
+    async def find_global(self, user_nid: int, data_type: str) -> JsonObject:
+        """Return the content of a global type of any local user; empty if there is none."""
+        found = await self._store.database.read(lambda tx: storage.find_content(tx, user_nid, GLOBAL, data_type))
+        return _object(found) or {}
+
     async def ignored_users(self, user: UserFeed) -> frozenset[str]:
         """Return the users whom one ignores; from memory when warm."""
         return await self._stream.ignored_users(user)
