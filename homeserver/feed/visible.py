@@ -129,3 +129,30 @@ def load_last_join(tx: Transaction, user_nid: int, room_nid: int) -> int | None:
         )
     )
     return position
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A user's last time in a room: the positions of the join and of what ended it (None: it lasts)."""
+
+    joined: int
+    ended: int | None
+
+
+def load_stay(tx: Transaction, user_nid: int, room_nid: int) -> Stay | None:
+    """Return a local user's last time in a room, None for who was never in it.
+
+    Invites, knocks and bans that came after it do not count: the declined invite of a former member does not make
+    the time between visible.
+    """
+    joined = load_last_join(tx, user_nid, room_nid)
+    if joined is None:
+        return None
+    ended: int | None = tx.scalar(
+        select(func.min(membership_changes.c.position)).where(
+            membership_changes.c.user_nid == user_nid,
+            membership_changes.c.room_nid == room_nid,
+            membership_changes.c.position > joined,
+        )
+    )
+    return Stay(joined, ended)
