@@ -27,6 +27,7 @@ from homeserver.errors import HomeserverError, Misconfigured, StorageUnavailable
 from homeserver.runtime.batcher import Batcher
 from homeserver.runtime.threads import Threads
 
+from .ownership import FileOwnership, Ownership, SessionOwnership
 from .transaction import Transaction
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._threads = threads
         self._batcher: Batcher[WriteJob] = Batcher(reactor, self._write_batch, name="database writer")
+        self._ownership: Ownership = (FileOwnership if self.is_sqlite else SessionOwnership)(self.url.database or "")
         self._statements: dict[Any, str] = {}
         self._readers = readers
         self._write_engine: Engine | None = None
@@ -102,9 +104,9 @@ class Database:
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self, migrate: Callable[[Engine], None]) -> None:
-        """Connect, check the server's settings, bring the schema up to date with `migrate`, start the writer.
+        """Take the database for this server alone, check its settings, bring its schema up to date, start the writer.
 
-        Raises Misconfigured with a sentence for the operator.
+        Raises Misconfigured with a sentence for the operator, DatabaseInUse if another server runs on it.
         """
         await self._threads.run(self._open, migrate)
         self._batcher.start()
@@ -115,11 +117,17 @@ class Database:
         self._write_engine = _engine(self.url, 1)
         self._read_engine = _engine(self.url, self._readers, autocommit=not self.is_sqlite)
         try:
+            self._ownership.take(self._write_engine)
             with self._write_engine.connect() as connection:
                 if not self.is_sqlite:
                     _check_mysql(connection)
             migrate(self._write_engine)
+            self._ownership.begin(self._write_engine)
+        except HomeserverError:
+            self._close()
+            raise
         except OperationalError as fault:
+            self._close()
             raise Misconfigured(
                 f"The database {self.url.render_as_string(hide_password=True)} cannot be opened: {fault.orig}. "
                 "Check that it runs, that the URL under [database] is right, and that the user may use it."
@@ -138,6 +146,7 @@ class Database:
         for engine in (self._write_engine, self._read_engine):
             if engine is not None:
                 engine.dispose()
+        self._ownership.release()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
