@@ -46,7 +46,8 @@ class WriteJob(Protocol):
     """Something to write that can be done together with others of its kind.
 
     `rank` orders the jobs of one batch (lower first; equal ranks keep their order); `run_all` writes all jobs of one
-    type that follow each other and returns a result for each.
+    type that follow each other and returns a result for each. A kind that has `is_stored(tx, job)` can tell whether a
+    commit went through whose answer was lost.
     """
 
     rank: int
@@ -188,9 +189,11 @@ class Database:
         try:
             return self._commit_together(jobs)
         except Exception as fault:
-            if len(jobs) == 1:
-                jobs[0].failed = True
-                return [fault]
+            # Where the database does not answer, each of them would wait for it in vain again.
+            if len(jobs) == 1 or isinstance(fault, StorageUnavailable):
+                for job in jobs:
+                    job.failed = True
+                return [fault] * len(jobs)
             if not isinstance(fault, HomeserverError):
                 logger.warning("A commit of %d writes failed, they are tried one by one: %s", len(jobs), fault)
         results: list[Any] = []
@@ -203,13 +206,25 @@ class Database:
         return results
 
     def _commit_together(self, jobs: Sequence[WriteJob]) -> Sequence[Any]:
+        # What a commit would have answered that was never heard of.
+        unheard: Sequence[Any] | None = None
         for attempt in range(ATTEMPTS):
-            connection = self._writer_connection()
+            connection: Connection | None = None
+            results: Sequence[Any] | None = None
             try:
+                connection = self._writer_connection()
                 with connection.begin():
-                    return _run_in_order(Transaction(connection, self._statements), jobs)
+                    tx = Transaction(connection, self._statements)
+                    if unheard is not None and _are_stored(tx, jobs):
+                        return unheard
+                    results = _run_in_order(tx, jobs)
+                return results
             except DBAPIError as fault:
-                if fault.connection_invalidated or (not connection.closed and connection.invalidated):
+                if results is not None:
+                    unheard = results
+                if connection is not None and (
+                    fault.connection_invalidated or (not connection.closed and connection.invalidated)
+                ):
                     connection.close()
                     self._writer = None
                 if not is_retryable(fault):
@@ -222,11 +237,17 @@ class Database:
         if self._write_engine is None:
             raise StorageUnavailable("the database is not open")
         if self._writer is None or self._writer.closed:
-            try:
-                self._writer = self._write_engine.connect()
-            except OperationalError as fault:
-                raise StorageUnavailable(f"the database cannot be reached: {fault.orig}") from fault
+            self._writer = self._write_engine.connect()
         return self._writer
+
+
+def _are_stored(tx: Transaction, jobs: Sequence[WriteJob]) -> bool:
+    """Tell whether these jobs were committed after all. Together they were or were not, so one of them tells."""
+    for job in jobs:
+        is_stored: Callable[[Transaction, WriteJob], bool] | None = getattr(type(job), "is_stored", None)
+        if is_stored is not None and not job.failed:
+            return is_stored(tx, job)
+    return False
 
 
 def _run_in_order(tx: Transaction, jobs: Sequence[WriteJob]) -> Sequence[Any]:
@@ -308,7 +329,13 @@ def _engine(url: URL, size: int, *, autocommit: bool = False) -> Engine:
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         # Rows come as tuples; see Transaction.insert_many.
         paramstyle="format",
-        connect_args={"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120},
+        connect_args={
+            "connect_timeout": 10,
+            "read_timeout": 120,
+            "write_timeout": 120,
+            # What does not fit is an error, not cut off, whatever the server is set to.
+            "sql_mode": "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION",
+        },
     )
 
 
@@ -352,9 +379,10 @@ def _check_mysql(connection: Connection) -> None:
         )
 
 
-def table_collation(connection: Connection) -> str | None:
-    """Return the collation for our tables: binary, and "a" and "a " are not equal. None for SQLite, which has it so."""
+def table_options(connection: Connection) -> dict[str, Any]:
+    """Return keyword arguments for every Table: on MySQL and MariaDB a binary collation; "a" and "a " are not equal."""
     if connection.dialect.name == "sqlite":
-        return None
+        return {}
     version = str(connection.execute(text("SELECT VERSION()")).scalar())
-    return "utf8mb4_nopad_bin" if "mariadb" in version.lower() else "utf8mb4_0900_bin"
+    collation = "utf8mb4_nopad_bin" if "mariadb" in version.lower() else "utf8mb4_0900_bin"
+    return {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": collation}

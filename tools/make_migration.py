@@ -33,7 +33,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-from storage.migrations.options import table_options
+from storage.database import table_options
 
 revision = "{revision}"
 down_revision = {before!r}

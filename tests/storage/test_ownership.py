@@ -50,7 +50,7 @@ class Opened:
 @pytest_twisted.ensureDeferred
 async def test_second_server_is_refused_until_the_first_stops(database_url: str) -> None:
     first = await Opened(database_url).start()
-    with pytest.raises(DatabaseInUse, match="Another Sennit .* only one may"):
+    with pytest.raises(DatabaseInUse, match=r"Another Sennit .* only one may"):
         await Opened(database_url).start()
     await first.stop()
     await (await Opened(database_url).start()).stop()

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-from storage.migrations.options import table_options
+from storage.database import table_options
 
 revision = "0001"
 down_revision = None
@@ -65,6 +65,15 @@ def upgrade() -> None:
         **options,
     )
     op.create_index("accounts_to_leave_rooms", "accounts", ["must_leave_rooms"], unique=False)
+    op.create_table(
+        "appservice_queues",
+        sa.Column("appservice_id", sa.String(length=255), nullable=False),
+        sa.Column("position", Number, autoincrement=False, nullable=False),
+        sa.Column("txn_id", sa.String(length=64), nullable=True),
+        sa.Column("body", LongBlob, nullable=True),
+        sa.PrimaryKeyConstraint("appservice_id"),
+        **options,
+    )
     op.create_table(
         "devices",
         sa.Column("device_nid", Number, autoincrement=False, nullable=False),
