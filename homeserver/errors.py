@@ -133,6 +133,24 @@ class BadAlias(BadRequest):
     errcode = "M_BAD_ALIAS"
 
 
+class UnknownDevice(BadRequest):
+    """An application service names a device that the user does not have."""
+
+    errcode = "M_UNKNOWN_DEVICE"
+
+
+class AppserviceLoginUnsupported(BadRequest):
+    """The application service has to do without sessions of its users."""
+
+    errcode = "M_APPSERVICE_LOGIN_UNSUPPORTED"
+
+
+class UrlNotSet(BadRequest):
+    """The application service has no URL where it could be reached."""
+
+    errcode = "M_URL_NOT_SET"
+
+
 class CannotLeaveServerNoticeRoom(MatrixError):
     """The room is the server's notice room."""
 
@@ -332,6 +350,42 @@ class ResourceLimitExceeded(NotAllowed):
     errcode = "M_RESOURCE_LIMIT_EXCEEDED"
 
 
+class AppserviceSilent(MatrixError):
+    """An application service was asked for a user or a room, and did not answer."""
+
+    status = 408
+    temporary = True
+
+
+class AppserviceBadStatus(MatrixError):
+    """An application service answered a ping with something other than success; its answer is passed on."""
+
+    status = 502
+    errcode = "M_BAD_STATUS"
+
+    def __init__(self, answer_status: int, answer_body: str) -> None:
+        super().__init__(f"Ping returned status {answer_status}")
+        self.answer_status = answer_status
+        self.answer_body = answer_body
+
+    def body(self) -> dict[str, Any]:
+        return {**super().body(), "status": self.answer_status, "body": self.answer_body}
+
+
+class AppserviceUnreachable(MatrixError):
+    """An application service cannot be reached for a ping."""
+
+    status = 502
+    errcode = "M_CONNECTION_FAILED"
+
+
+class AppserviceTimeout(MatrixError):
+    """An application service did not answer a ping in time."""
+
+    status = 504
+    errcode = "M_CONNECTION_TIMEOUT"
+
+
 class LimitExceeded(MatrixError):
     """Too many requests; `retry_after_ms` says when the next one may come."""
 
@@ -376,6 +430,10 @@ class StorageUnavailable(InternalFault):
 
 class Misconfigured(InternalFault):
     """The operator has to change something; the text says what, where and to what."""
+
+
+class DatabaseInUse(Misconfigured):
+    """Another server runs on the same database."""
 
 
 class BrokenInvariant(InternalFault):
