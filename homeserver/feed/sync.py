@@ -34,7 +34,7 @@ from .streams.protocol import RoomStream, StreamItem, UserStream
 from .summary import MemberFacts, member_facts
 from .timeline import Timeline
 from .unread import Unread
-from .visible import Reader, Seen, see
+from .visible import Reader, Seen, load_stay, see
 
 DEFAULT_LIMIT: Final = 10
 MAX_TIMEOUT_S: Final = 120.0
@@ -95,6 +95,8 @@ class _Room:
     after: int | None
     upto: int
     is_left: bool = False
+    # Of a left room: the position of the last join, None for who was never in it or has been told of the end before.
+    last_join: int | None = None
     events: list[Seen] | None = None
     is_limited: bool = False
     state: list[StoredEvent] | None = None
@@ -213,10 +215,17 @@ class Sync:
                 continue
             elif since is None:
                 if chosen.include_leave:
-                    rooms.append(_Room(place, None, place.since, is_left=True))
+                    rooms.append(await self._left_room(user, place, None, upto))
             elif is_new:
-                rooms.append(_Room(place, since, min(place.since, upto), is_left=True))
+                rooms.append(await self._left_room(user, place, since, upto))
         return rooms, invites, knocks
+
+    async def _left_room(self, user: UserFeed, place: UserRoom, since: int | None, upto: int) -> _Room:
+        """Return a left room up to the leave; a declined invite and a lifted ban show only themselves."""
+        stay = await self._store.database.read(lambda tx: load_stay(tx, user.user_nid, place.room_nid))
+        if stay is None or stay.ended is None or (since is not None and stay.ended <= since):
+            return _Room(place, since, min(place.since, upto), is_left=True)
+        return _Room(place, since, min(stay.ended, upto), is_left=True, last_join=stay.joined)
 
     # -- joined and left rooms ---------------------------------------------------------------------------------------
 
@@ -296,6 +305,11 @@ class Sync:
         if chosen.accepts_nothing or not chosen.accepts_room(room_id):
             room.events = []
             return
+        if room.is_left and room.last_join is None:
+            # The change of membership itself was always theirs to know.
+            own = (await self._store.events.get([room.place.nid])).get(room.place.nid)
+            room.events = [Seen(own, orjson.dumps(own.event.membership))] if own is not None else []
+            return
         accept: Callable[[StoredEvent], bool] | None = None
         if not chosen.is_pass_all or ignored or chosen.contains_url is not None:
 
@@ -314,8 +328,7 @@ class Sync:
         if is_joined:
             reader = Reader(request.user_id, request.user_nid, room.place.since)
         else:
-            # Everything up to the leave was seen while the user was there.
-            reader = Reader(request.user_id, request.user_nid, None, room.place.since)
+            reader = Reader(request.user_id, request.user_nid, None, room.last_join)
         room.events = await see(self._store, reader, events)
 
     async def _fill_states(self, request: SyncRequest, user: UserFeed, rooms: list[_Room]) -> None:
@@ -360,6 +373,8 @@ class Sync:
     async def _state_delta(self, request: SyncRequest, room: _Room) -> tuple[dict[int, int], Mapping[int, int] | None]:
         """Return what of the state the response must tell, and the state it leads to (None where not needed)."""
         place, events = room.place, room.events or []
+        if room.is_left and room.last_join is None:
+            return {}, None
         is_full = room.after is None or request.full_state
         wants_end = request.state_after is not None
         lazy = request.filter.state.lazy_load_members or request.filter.timeline.lazy_load_members
