@@ -17,10 +17,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from homeserver import first_run, parts
+from homeserver.admin_socket import AdminSocket
 from homeserver.config import Config, Listener
 from homeserver.embedding import LocalUser
 from homeserver.errors import Misconfigured
-from homeserver.hooks import EventGate, Extension, Observation, Observer
+from homeserver.hooks import EventGate, Extension, Observation, Observer, UserRegistered
 from homeserver.model.ids import UserID
 from homeserver.runtime.clock import RealClock
 from homeserver.runtime.tasks import Tasks
@@ -49,6 +50,9 @@ class Homeserver(Service):
         self._extensions = tuple(extensions)
         self._clock = RealClock(reactor)
         self._tasks = Tasks(self._clock, "homeserver")
+        self._admin: AdminSocket | None = None
+        # While start() is at work; stop() waits for it.
+        self._starting: Deferred[None] | None = None
         self._gates: list[EventGate] = []
         self._observers: list[Observer] = []
         self._parts: parts.Parts | None = None
@@ -65,7 +69,7 @@ class Homeserver(Service):
         """Ask `gate` about every event that a local user sends; it may deny it."""
         self._gates.append(gate)
         if self._parts is not None:
-            self._parts.door.add_gate(gate)
+            self._parts.base.door.add_gate(gate)
 
     def observe(self, kind: type[Observation], observer: Observer) -> None:
         """Call `observer` with every observation of one kind, after the commit; it cannot fail what it is told of."""
@@ -76,17 +80,19 @@ class Homeserver(Service):
 
         self._observers.append(only)
         if self._parts is not None:
-            self._parts.feed.observe(only)
+            self._parts.base.feed.observe(only)
 
     def as_user(self, user_id: str) -> LocalUser:
         """Return a handle to act as a local user who has an account."""
         built = self._built()
-        return LocalUser(UserID.parse(user_id), built.accounts, built.creation, built.membership, built.door)
+        return LocalUser(
+            UserID.parse(user_id), built.users.accounts, built.rooms.creation, built.users.membership, built.base.door
+        )
 
     @property
     def accounts(self) -> Any:
         """What operators do with accounts; see `users.operator.OperatorAccounts`."""
-        return self._built().operator
+        return self._built().users.operator
 
     def client_resource(self) -> JsonResource:
         """Return the client API as a resource to mount at the root of a host's `Site`."""
@@ -96,36 +102,72 @@ class Homeserver(Service):
 
     async def start(self, *, listen: bool = True) -> None:
         """Open the database, build all parts, listen. Raises Misconfigured with a sentence for the operator."""
+        if self._starting is not None or self._parts is not None:
+            raise RuntimeError("the homeserver is started already")
+        self._starting = Deferred()
+        self._tasks = Tasks(self._clock, "homeserver")
+        try:
+            await self._start(listen=listen)
+            self._is_ready = True
+            for waiter in self._ready:
+                waiter.callback(None)
+            self._ready.clear()
+        except BaseException:
+            await self._stop()
+            raise
+        finally:
+            starting, self._starting = self._starting, None
+            starting.callback(None)
+
+    async def _start(self, *, listen: bool) -> None:
         prepared = first_run.prepare(self.config)
         self.config = prepared.config
         for notice in self.config.notices:
             logger.warning("Configuration: %s", notice)
-        built = await parts.build(self.config, prepared.signing_keys[0], self._reactor, self._clock, self._tasks)
+        built = await parts.build(
+            self.config,
+            prepared.signing_keys[0],
+            self._reactor,
+            self._clock,
+            self._tasks,
+            registered=lambda user_id: self._tell(UserRegistered(user_id)),
+        )
         self._parts = built
         for gate in self._gates:
-            built.door.add_gate(gate)
+            built.base.door.add_gate(gate)
         for observer in self._observers:
-            built.feed.observe(observer)
+            built.base.feed.observe(observer)
         if listen:
-            self._tasks.every("trim transaction IDs", _TRIM_S, built.transactions.trim)
+            self._tasks.every("trim transaction IDs", _TRIM_S, built.rooms.transactions.trim)
+            self._tasks.every("trim media", _TRIM_S, built.media.trim)
+            self._admin = AdminSocket(self._reactor, self.config.server.data_dir, built.users.operator)
+            self._admin.start()
             for listener in self.config.listeners:
                 self._listen(listener)
-        self._is_ready = True
-        for waiter in self._ready:
-            waiter.callback(None)
-        self._ready.clear()
 
     async def stop(self) -> None:
         """Stop listening, answer who waits, finish what is queued, close the database."""
+        if self._starting is not None:
+            # What is half built cannot be taken apart.
+            is_over: Deferred[None] = Deferred()
+            self._starting.addCallback(is_over.callback)
+            await is_over
+        await self._stop()
+
+    async def _stop(self) -> None:
         self._is_ready = False
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.stop()
         for port in self._ports:
             closed = port.stopListening()
             if closed is not None:
                 await closed
         self._ports.clear()
+        self._tls.clear()
         built, self._parts = self._parts, None
         if built is not None:
-            built.feed.stop()
+            built.base.feed.stop()
         for site in self._sites:
             site.close_idle()
         self._sites.clear()
@@ -160,6 +202,10 @@ class Homeserver(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self.stop())
 
+    def _tell(self, observation: Observation) -> None:
+        for observer in self._observers:
+            self._reactor.callLater(0, observer, observation)
+
     def _start_failed(self, failure: Any) -> None:
         self._failure = failure.value
         logger.error("The homeserver could not start: %s", failure.value)
@@ -185,7 +231,7 @@ class Homeserver(Service):
         return JsonResource(
             router,
             authenticate=built.authenticator.authenticate,
-            limit=built.rates.limit,
+            limit=built.base.rates.limit,
             x_forwarded=x_forwarded,
         )
 

@@ -1,14 +1,15 @@
 """Building all parts of a server, in floor order: the wiring and nothing else.
 
-Every part is a class that takes the few parts it uses; this is where they meet. A cycle is broken by passing a
-function (`profile_of`, `leave_rooms`) that is asked later.
+Every part is a class that takes the few parts it uses; this is where they meet, a stage at a time: storage, users,
+rooms and feed, the client API. A cycle is broken by passing a function (`profile_of`, `leave_rooms`) that is asked
+later.
 """
 
 from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +17,36 @@ from api.auth import Authenticator
 from api.client.account import Account
 from api.client.account_data import AccountDataApi
 from api.client.capabilities import Capabilities
-from api.client.devices import Devices as DevicesAPI
+from api.client.devices import Devices as DevicesApi
+from api.client.directory import DirectoryAPI
+from api.client.events import Events
 from api.client.filters import FiltersApi
 from api.client.login import Login
+from api.client.members import Members
 from api.client.membership import RoomMembership
+from api.client.messages import Messages
 from api.client.presence import PresenceApi
 from api.client.profile import Profile
 from api.client.push_rules import PushRulesApi
 from api.client.receipts import ReceiptsApi
 from api.client.register import Register
+from api.client.relations import Relations
 from api.client.send import Send
-from api.client.sync import Sync as SyncAPI
+from api.client.state import State
+from api.client.summaries import RoomSummaries
+from api.client.sync import Sync as SyncApi
 from api.client.tags import TagsApi
+from api.client.threads import Threads as ThreadsApi
 from api.client.typing import TypingApi
+from api.client.user_directory import UserDirectoryAPI
 from api.client.versions import Versions
 from api.client.wellknown import WellKnown, client_discovery, support_contact
+from api.health import Health
 from api.media import MediaApi
 from api.ratelimit import ClientRates, Limit, PasswordAttempts
 from homeserver.config import Config
 from homeserver.errors import InviteBlocked, NotFound
+from homeserver.feed.bundles import Bundles
 from homeserver.feed.feed import Feed
 from homeserver.feed.streams.account_data import AccountDataStream
 from homeserver.feed.streams.presence import PresenceStream
@@ -44,13 +56,21 @@ from homeserver.feed.sync import Streams, Sync
 from homeserver.feed.timeline import Timeline
 from homeserver.feed.unread import Unread
 from homeserver.media.repository import MediaRepository, MediaRules
-from homeserver.model.ids import RoomID, ServerName, UserID
+from homeserver.model.ids import ServerName, UserID
+from homeserver.model.presets import Preset, RoomRequest
 from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.signing import SigningKey
+from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.door import Identity, RoomDoor
+from homeserver.rooms.event_stream import EventStream
+from homeserver.rooms.history import History
+from homeserver.rooms.members import StateReads
 from homeserver.rooms.membership import Membership
+from homeserver.rooms.publishing import Publishing
+from homeserver.rooms.relations import RelationReads
+from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.transactions import TransactionIDs
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
@@ -60,6 +80,7 @@ from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
 from homeserver.users.credentials import Credentials
 from homeserver.users.devices import Devices
+from homeserver.users.directory import UserDirectory
 from homeserver.users.filters import Filters
 from homeserver.users.interactive_auth import InteractiveAuth
 from homeserver.users.operator import OperatorAccounts
@@ -76,91 +97,228 @@ from storage.blobs import BlobStore
 from storage.push_rules import load_rules
 from storage.store import Store
 
-DATABASE_THREADS = 6
 WORK_THREADS = 4
+# Beside the readers: opening, closing and the checks of a start.
+FURTHER_DATABASE_THREADS = 2
+
+_ENCRYPTION: Mapping[str, Any] = {"algorithm": "m.megolm.v1.aes-sha2"}
+
+Registered = Callable[[UserID], None]
 
 
-class _Nothing:
-    async def of(self, *_: Any) -> Mapping[int, bytes]:
-        return {}
-
-
-@dataclass(slots=True)
-class Parts:
-    """The built parts that others ask for by name."""
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What everything stands on."""
 
     config: Config
+    server_name: ServerName
     clock: Clock
-    store: Store
+    tasks: Tasks
     database_threads: Threads
     work_threads: Threads
+    store: Store
     feed: Feed
+    timeline: Timeline
     door: RoomDoor
-    creation: RoomCreation
-    membership: Membership
-    transactions: TransactionIDs
-    accounts: Accounts
-    operator: OperatorAccounts
-    authenticator: Authenticator
     rates: ClientRates
-    register: Register
-    presence: Presence
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What users attach to rooms and to themselves, with the streams that tell of it."""
+
+    account_data: AccountData
+    receipts: Receipts
     typing: Typing
-    routes: list[Route]
+    presence: Presence
+    push_rules: PushRules
+    streams: Streams
+    bundles: Bundles
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Accounts and what belongs to them."""
+
+    sessions: Sessions
+    devices: Devices
+    credentials: Credentials
+    profiles: Profiles
+    accounts: Accounts
+    registration: Registration
+    interactive_auth: InteractiveAuth
+    directory: UserDirectory
+    operator: OperatorAccounts
+    filters: Filters
+    membership: Membership
+    profile_of: Callable[[UserID], Awaitable[Mapping[str, Any]]]
+    may_invite: Callable[[UserID, UserID], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Rooms as clients make, change and read them."""
+
+    directory: Directory
+    creation: RoomCreation
+    transactions: TransactionIDs
+    publishing: Publishing
+    history: History
+    state: StateReads
+    relations: RelationReads
+    summaries: Summaries
+    event_stream: EventStream
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The built server."""
+
+    base: Base
+    data: Data
+    users: Users
+    rooms: Rooms
+    media: MediaRepository
+    authenticator: Authenticator
+    register: Register
+    routes: Sequence[Route]
 
     def services(self) -> dict[str, Any]:
         """Return what extensions may use."""
         return {
-            "config": self.config,
-            "clock": self.clock,
+            "config": self.base.config,
+            "clock": self.base.clock,
             "register_by_operator": self.register.register_by_operator,
             "registration_limit": Limit.REGISTRATION,
-            "accounts": self.operator,
+            "accounts": self.users.operator,
         }
 
     async def stop(self) -> None:
         """Finish what is queued and close the database."""
-        self.typing.stop()
-        await self.presence.stop()
-        await self.store.stop()
-        await self.work_threads.stop()
-        await self.database_threads.stop()
+        self.data.typing.stop()
+        await self.data.presence.stop()
+        await self.users.sessions.stop()
+        await self.base.store.stop()
+        await self.base.work_threads.stop()
+        await self.base.database_threads.stop()
 
 
-async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tasks: Tasks) -> Parts:
-    """Open the database and build everything on it."""
-    server_name = ServerName(config.server.name)
-    database_threads = Threads(reactor, DATABASE_THREADS, "database")
-    work_threads = Threads(reactor, WORK_THREADS, "worker")
+async def build(
+    config: Config,
+    key: SigningKey,
+    reactor: Any,
+    clock: Clock,
+    tasks: Tasks,
+    *,
+    registered: Registered = lambda user_id: None,
+) -> Parts:
+    """Open the database and build everything on it; `registered` is told of new accounts."""
+    base = await _open(config, key, reactor, clock, tasks)
+    try:
+        data = _build_data(base)
+        users = _build_users(base, data, registered)
+        rooms = _build_rooms(base, data, users)
+        media = MediaRepository(
+            base.store.database,
+            BlobStore(config.media.store_path),
+            threads=base.work_threads,
+            clock=clock,
+            server_name=base.server_name,
+            rules=MediaRules.of(config.media),
+        )
+        register = Register(
+            users.registration, users.accounts, users.credentials, users.sessions, users.interactive_auth, base.rates
+        )
+        routes = _routes(base, data, users, rooms, media, register)
+        await users.accounts.start()
+        await users.registration.start()
+        users.sessions.start()
+        await data.presence.start()
+        if config.media.enabled:
+            await media.start()
+    except BaseException:
+        await base.store.stop()
+        raise
+    return Parts(base, data, users, rooms, media, Authenticator(users.sessions), register, routes)
+
+
+async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tasks: Tasks) -> Base:
+    readers = config.database.pool_size
+    database_threads = Threads(reactor, readers + FURTHER_DATABASE_THREADS, "database")
     store = Store(
         str(config.database.url),
         reactor=reactor,
         threads=database_threads,
         watch=lambda work: tasks.start("reserve numbers", _run(work)),
         memory_bytes=config.cache.memory_budget_bytes,
+        readers=readers,
     )
-    await store.start()
+    try:
+        await store.start()
+    except BaseException:
+        await database_threads.stop()
+        raise
+    server_name = ServerName(config.server.name)
     feed = Feed(store, clock)
-    timeline = Timeline(store, feed)
-    door = RoomDoor(store, feed, Lanes(), clock, Identity(server_name, key))
-    rates = ClientRates(RateLimits(clock), config.limits)
+    return Base(
+        config=config,
+        server_name=server_name,
+        clock=clock,
+        tasks=tasks,
+        database_threads=database_threads,
+        work_threads=Threads(reactor, WORK_THREADS, "worker"),
+        store=store,
+        feed=feed,
+        timeline=Timeline(store, feed),
+        door=RoomDoor(store, feed, Lanes(), clock, Identity(server_name, key)),
+        rates=ClientRates(RateLimits(clock), config.limits),
+    )
 
-    # -- users ------------------------------------------------------------------------------------------------------
-    sessions = Sessions(store.database, store.numbers, clock, tasks, config.sessions)
-    devices = Devices(store.database, sessions)
+
+def _build_data(base: Base) -> Data:
+    store, feed, clock = base.store, base.feed, base.clock
+    unread = Unread(store, feed, base.timeline, load_rules)
+    receipts_stream, typing_stream = ReceiptsStream(store), TypingStream()
+    data_stream, presence_stream = AccountDataStream(store), PresenceStream(feed, clock)
+    account_data = AccountData(store, feed, stream=data_stream)
+    bundles = Bundles(store, feed, clock, account_data.ignored_users)
+    return Data(
+        account_data=account_data,
+        receipts=Receipts(store, feed, clock, stream=receipts_stream, account_data=account_data, unread=unread),
+        typing=Typing(store, feed, clock, stream=typing_stream),
+        presence=Presence(store, feed, clock, base.tasks, base.config.presence, stream=presence_stream),
+        push_rules=PushRules(store, feed, stream=data_stream, unread=unread),
+        streams=Streams(
+            ephemeral=(receipts_stream, typing_stream),
+            room_account_data=data_stream,
+            account_data=data_stream,
+            presence=presence_stream,
+            unread=unread,
+            bundles=bundles,
+            ignored_users=account_data.ignored_users,
+        ),
+        bundles=bundles,
+    )
+
+
+def _build_users(base: Base, data: Data, registered: Registered) -> Users:
+    config, store, clock, tasks = base.config, base.store, base.clock, base.tasks
+    database, server_name = store.database, base.server_name
+    sessions = Sessions(database, store.numbers, clock, tasks, config.sessions)
+    devices = Devices(database, sessions)
     credentials = Credentials(
-        store.database,
-        work_threads,
+        database,
+        base.work_threads,
         server_name=server_name,
         policy=config.registration.password_policy,
         bcrypt_rounds=config.registration.bcrypt_rounds,
-        attempts=PasswordAttempts(rates),
+        attempts=PasswordAttempts(base.rates),
     )
 
     async def propagate(requester: Requester, fields: Mapping[str, str]) -> None:
         await membership.update_profile(requester.user_id, requester.user_nid)
 
-    profiles = Profiles(store.database, tasks, server_name=server_name, config=config.profiles, propagate=propagate)
+    profiles = Profiles(database, tasks, server_name=server_name, config=config.profiles, propagate=propagate)
 
     async def profile_of(user_id: UserID) -> Mapping[str, Any]:
         user_nid = await store.interner.user(user_id)
@@ -173,85 +331,92 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         if account is None:
             raise NotFound(f"There is no user {invitee}")
         # Spec: "Invite permission".
-        wanted = await account_data.find_global(account.user_nid, "m.invite_permission_config")
+        wanted = await data.account_data.find_global(account.user_nid, "m.invite_permission_config")
         if wanted.get("default_action") == "block":
             raise InviteBlocked(f"{invitee} takes no invites")
 
     async def leave_rooms(user_id: UserID) -> None:
         await membership.leave_all(user_id, await store.interner.user(user_id))
 
-    membership = Membership(store, door, feed, server_name=server_name, profile_of=profile_of, may_invite=may_invite)
-    accounts = Accounts(store.database, store.interner, clock, tasks, sessions, devices, leave_rooms=leave_rooms)
-    registration = Registration(store.database, clock, accounts, server_name=server_name, config=config.registration)
-    interactive_auth = InteractiveAuth(
-        clock,
-        credentials,
-        check_registration_token=registration.is_token_valid,
-        proof_life_ms=config.sessions.ui_auth_timeout_ms,
+    membership = Membership(
+        store, base.door, base.feed, server_name=server_name, profile_of=profile_of, may_invite=may_invite
     )
-    filters = Filters(store.database, max_limit=config.limits.timeline_limit)
-
-    # -- rooms ------------------------------------------------------------------------------------------------------
-    directory = Directory(store, clock)
-    creation = RoomCreation(
-        door,
-        directory,
-        default_version=config.rooms.default_version,
+    accounts = Accounts(
+        database, store.interner, clock, tasks, sessions, devices, leave_rooms=leave_rooms, registered=registered
+    )
+    registration = Registration(database, clock, accounts, server_name=server_name, config=config.registration)
+    return Users(
+        sessions=sessions,
+        devices=devices,
+        credentials=credentials,
+        profiles=profiles,
+        accounts=accounts,
+        registration=registration,
+        interactive_auth=InteractiveAuth(
+            clock,
+            credentials,
+            check_registration_token=registration.is_token_valid,
+            proof_life_ms=config.sessions.ui_auth_timeout_ms,
+        ),
+        directory=UserDirectory(database, store.interner, server_name=server_name, config=config.user_directory),
+        operator=OperatorAccounts(accounts, credentials, registration, server_name=server_name),
+        filters=Filters(database, max_limit=config.limits.timeline_limit),
+        membership=membership,
         profile_of=profile_of,
         may_invite=may_invite,
-        opaque_id=opaque_id,
-    )
-    transactions = TransactionIDs(store, clock)
-
-    # -- the feed ---------------------------------------------------------------------------------------------------
-    unread = Unread(store, feed, timeline, load_rules)
-    receipts_stream, typing_stream = ReceiptsStream(store), TypingStream()
-    data_stream, presence_stream = AccountDataStream(store), PresenceStream(feed, clock)
-    account_data = AccountData(store, feed, stream=data_stream)
-    receipts = Receipts(store, feed, clock, stream=receipts_stream, account_data=account_data, unread=unread)
-    typing = Typing(store, feed, clock, stream=typing_stream)
-    presence = Presence(store, feed, clock, tasks, config.presence, stream=presence_stream)
-    push_rules = PushRules(store, feed, stream=data_stream, unread=unread)
-    streams = Streams(
-        ephemeral=(receipts_stream, typing_stream),
-        room_account_data=data_stream,
-        account_data=data_stream,
-        presence=presence_stream,
-        unread=unread,
-        bundles=_Nothing(),
-        ignored_users=account_data.ignored_users,
-    )
-    sync = Sync(store, feed, timeline, clock, streams)
-    repository = MediaRepository(
-        store.database,
-        BlobStore(config.media.store_path),
-        threads=work_threads,
-        clock=clock,
-        server_name=server_name,
-        rules=MediaRules.of(config.media),
     )
 
-    # -- the client API ---------------------------------------------------------------------------------------------
-    async def check_alias(room_id: RoomID, content: Mapping[str, Any]) -> None:
-        return None
+
+def _build_rooms(base: Base, data: Data, users: Users) -> Rooms:
+    store, feed, door, clock = base.store, base.feed, base.door, base.clock
+    ignored_users = data.account_data.ignored_users
+    directory = Directory(store, clock)
+    access = RoomAccess(store, feed, door, base.timeline)
+    history = History(store, access, data.bundles, clock, ignored_users)
+    state = StateReads(store, feed, access, clock)
+    return Rooms(
+        directory=directory,
+        creation=RoomCreation(
+            door,
+            directory,
+            default_version=base.config.rooms.default_version,
+            profile_of=users.profile_of,
+            may_invite=users.may_invite,
+            opaque_id=_opaque_id,
+            encryption_for=_encryption_for(base.config.rooms.encrypt_by_default),
+        ),
+        transactions=TransactionIDs(store, clock),
+        publishing=Publishing(door, directory, server_name=base.server_name, config=base.config.rooms),
+        history=history,
+        state=state,
+        relations=RelationReads(store, door, access, data.bundles, clock, ignored_users),
+        summaries=Summaries(store, feed, door, directory),
+        event_stream=EventStream(store, feed, access, history, state, directory, clock),
+    )
+
+
+def _routes(
+    base: Base, data: Data, users: Users, rooms: Rooms, media: MediaRepository, register: Register
+) -> list[Route]:
+    config, server_name = base.config, base.server_name
+    has_passwords = config.registration.passwords
+    discovery = client_discovery(config.server)
 
     async def shares_room(requester: Requester, user_id: UserID) -> bool:
-        other_nid = (await store.interner.find_users([user_id])).get(user_id)
+        other_nid = (await base.store.interner.find_users([user_id])).get(user_id)
         if other_nid is None:
             return False
-        mine = await feed.user(requester.user_id, requester.user_nid)
-        theirs = await feed.user(user_id, other_nid)
-        shared = {place.room_id for place in mine.joined()} & {place.room_id for place in theirs.joined()}
-        return bool(shared)
+        mine = await base.feed.user(requester.user_id, requester.user_nid)
+        theirs = await base.feed.user(user_id, other_nid)
+        return bool({place.room_id for place in mine.joined()} & {place.room_id for place in theirs.joined()})
 
     def seen(requester: Requester, set_presence: str | None) -> None:
-        presence.seen(requester.user_id, requester.device_id, set_presence)
+        data.presence.seen(requester.user_id, requester.device_id, set_presence)
 
-    register = Register(registration, accounts, credentials, sessions, interactive_auth, rates)
-    has_passwords = config.registration.passwords
     apis: list[Any] = [
+        Health(),
         Versions(),
-        WellKnown(client=client_discovery(config.server), support=support_contact(config.server)),
+        WellKnown(client=discovery, support=support_contact(config.server)),
         Capabilities(
             default_room_version=config.rooms.default_version,
             room_versions=dict.fromkeys(ROOM_VERSIONS, True),
@@ -259,60 +424,61 @@ async def build(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
             profiles=config.profiles,
         ),
         Login(
-            credentials,
-            sessions,
-            devices,
-            rates,
+            users.credentials,
+            users.sessions,
+            users.devices,
+            base.rates,
             has_passwords=has_passwords,
-            well_known=client_discovery(config.server),
+            well_known=discovery,
         ),
         register,
-        Account(accounts, credentials, interactive_auth, has_passwords=has_passwords),
-        DevicesAPI(devices, interactive_auth),
-        Profile(profiles, config.profiles, shares_room=shares_room),
-        RoomMembership(creation, membership, directory, rates),
-        Send(door, membership, transactions, check_alias),
-        SyncAPI(sync, lambda user_id, user_nid, text: filters.get(user_nid, text), seen),
-        AccountDataApi(account_data),
-        TagsApi(account_data),
-        ReceiptsApi(receipts),
-        TypingApi(typing),
-        PresenceApi(presence),
-        PushRulesApi(push_rules),
-        FiltersApi(filters),
-        MediaApi(repository),
+        Account(users.accounts, users.credentials, users.interactive_auth, has_passwords=has_passwords),
+        DevicesApi(users.devices, users.interactive_auth),
+        Profile(users.profiles, config.profiles, shares_room=shares_room),
+        FiltersApi(users.filters),
+        AccountDataApi(data.account_data),
+        TagsApi(data.account_data),
+        ReceiptsApi(data.receipts),
+        TypingApi(data.typing),
+        PresenceApi(data.presence),
+        PushRulesApi(data.push_rules),
+        RoomMembership(rooms.creation, users.membership, rooms.directory, base.rates),
+        Send(base.door, users.membership, rooms.transactions, rooms.publishing.check_new_canonical_alias),
+        SyncApi(
+            Sync(base.store, base.feed, base.timeline, base.clock, data.streams),
+            lambda user_id, user_nid, text: users.filters.get(user_nid, text),
+            seen,
+        ),
+        Events(rooms.history, rooms.event_stream),
+        Messages(rooms.history),
+        State(rooms.state),
+        Members(rooms.state),
+        Relations(rooms.relations),
+        ThreadsApi(rooms.relations),
+        RoomSummaries(rooms.summaries),
+        DirectoryAPI(rooms.directory, rooms.publishing, config.rooms, server_name=server_name),
     ]
-    await accounts.start()
-    await repository.start()
-    await presence.start()
-    await registration.start()
-    sessions.start()
-    return Parts(
-        config=config,
-        clock=clock,
-        store=store,
-        database_threads=database_threads,
-        work_threads=work_threads,
-        feed=feed,
-        door=door,
-        creation=creation,
-        membership=membership,
-        transactions=transactions,
-        accounts=accounts,
-        operator=OperatorAccounts(accounts, credentials, registration, server_name=server_name),
-        authenticator=Authenticator(sessions),
-        rates=rates,
-        register=register,
-        presence=presence,
-        typing=typing,
-        routes=[route for each in apis for route in each.routes()],
-    )
+    if config.user_directory.enabled:
+        apis.append(UserDirectoryAPI(users.directory))
+    if config.media.enabled:
+        apis.append(MediaApi(media))
+    return [route for each in apis for route in each.routes()]
 
 
-def opaque_id() -> str:
-    """Return the random part of a room ID."""
+def _encryption_for(kind: str) -> Callable[[RoomRequest], Mapping[str, Any] | None]:
+    """Return which new rooms are encrypted: `all`, those by `invite` only, or none (`off`)."""
+
+    def decide(request: RoomRequest) -> Mapping[str, Any] | None:
+        if kind == "all" or (kind == "invite" and request.preset is not Preset.PUBLIC_CHAT):
+            return _ENCRYPTION
+        return None
+
+    return decide
+
+
+def _opaque_id() -> str:
     return "".join(secrets.choice(string.ascii_letters) for _ in range(18))
 
 
-async def _run(work: Any) -> None:
+async def _run(work: Awaitable[None]) -> None:
     await work

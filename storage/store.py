@@ -12,7 +12,7 @@ from typing import Any
 
 from homeserver.runtime.threads import Threads
 
-from .database import Database
+from .database import READERS, Database
 from .event_cache import EventCache
 from .interning import Interner
 from .positions import Positions, Sequence
@@ -33,9 +33,10 @@ class Store:
         threads: Threads,
         watch: Callable[[Awaitable[None]], None],
         memory_bytes: int,
+        readers: int = READERS,
     ) -> None:
         """`memory_bytes` is the budget of the caches; `watch` sees to background writes (see `tasks`)."""
-        self.database = Database(url, reactor=reactor, threads=threads)
+        self.database = Database(url, reactor=reactor, threads=threads, readers=readers)
         self.numbers = Sequence(self.database, "numbers", watch=watch)
         self._stream = Sequence(self.database, "stream", watch=watch)
         self.positions = Positions(self._stream)
