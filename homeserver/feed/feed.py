@@ -13,9 +13,11 @@ a time, so that whoever sent is answered first.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import func, select
@@ -36,6 +38,10 @@ MAX_RECENT_IN_ROOM: Final = 200
 MAX_USERS: Final = 20_000
 MAX_CHANGED: Final = 2_000
 WAKE_SLICE: Final = 32
+# State that decides, besides memberships, what a room's summary says.
+_NAMING: Final = frozenset({"m.room.name", "m.room.canonical_alias"})
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +78,9 @@ class RoomFeed:
     recent: deque[StoredEvent] = field(default_factory=deque)
     listeners: set[UserFeed] = field(default_factory=set)
     joined_members: int | None = None
-    # What `feed.summary` keeps of the room until a membership changes.
+    # What `feed.summary` keeps of the room until what it tells changes, and how often that was.
     summary: Any = None
+    summary_changes: int = 0
 
 
 @dataclass(slots=True)
@@ -107,10 +114,20 @@ class UserFeed:
     unread: dict[RoomID, Any] = field(default_factory=dict)
     sent_members: dict[int, Any] = field(default_factory=dict)
     ruleset: Any = None
+    # How many receipts of the user were seen: for whoever reads them from the database meanwhile.
+    receipts_seen: int = 0
 
     def joined(self) -> list[UserRoom]:
         """Return the rooms that the user is in."""
         return [room for room in self.rooms.values() if room.membership == "join"]
+
+
+@dataclass(slots=True)
+class _Loading:
+    """A user who is being read from the database; `is_stale` once a membership of the user changed meanwhile."""
+
+    is_stale: bool = False
+    waiting: list[Deferred[None]] = field(default_factory=list)
 
 
 class Feed:
@@ -122,7 +139,7 @@ class Feed:
         self._rooms: dict[RoomID, RoomFeed] = {}
         self._order: deque[RoomFeed] = deque()
         self._users: dict[str, UserFeed] = {}
-        self._loading: dict[str, list[Deferred[None]]] = {}
+        self._loading: dict[str, _Loading] = {}
         self._observers: list[Observer] = []
         self._queue: deque[UserFeed] = deque()
         self._is_draining = False
@@ -147,13 +164,10 @@ class Feed:
         if room is None:
             room = self._add_room(publication.room_id, stored.room_nid, position - 1)
         room.joined_members = publication.joined_members
-        room.recent.append(stored)
         relates_to = stored.event.content.get("m.relates_to")
         if isinstance(relates_to, dict):
-            target = relates_to.get("event_id")
-            related = self._store.events.find_by_id(target) if isinstance(target, str) else None
-            if related is not None:
-                related.is_related = True
+            self._relate(room, relates_to.get("event_id"))
+        room.recent.append(stored)
         self._order.append(room)
         if len(room.recent) > MAX_RECENT_IN_ROOM:
             self._forget_oldest(room)
@@ -165,6 +179,9 @@ class Feed:
             self._redact(room, publication)
         if publication.member is not None:
             self._change_member(room, publication.member, stored, position)
+        elif stored.key_nid is not None and stored.event.type in _NAMING:
+            room.summary = None
+            room.summary_changes += 1
         for user in room.listeners:
             self._touch(user, room.room_id, position)
         if publication.member is not None and publication.member.membership != "join":
@@ -173,11 +190,30 @@ class Feed:
             if gone is not None:
                 room.listeners.discard(gone)
         for listener in self._listeners:
-            listener(publication)
+            try:
+                listener(publication)
+            except Exception:  # one that fails must not keep the others from hearing of it
+                logger.exception("A listener failed on the event at position %d", position)
         if self._observers:
             observation = EventCommitted(stored.event, position)
             for observer in self._observers:
                 self._clock.call_later(0, observer, observation)
+
+    def distrust(self, room_id: RoomID, position: int, member: MemberChange | None) -> None:
+        """An event's commit failed, and nobody may be sure of that: read the room's events up to it from the database.
+
+        So what was stored although the database's answer was lost is shown like everything else.
+        """
+        room = self._rooms.get(room_id)
+        if room is not None:
+            room.recent.clear()
+            room.floor = max(room.floor, position)
+            room.joined_members = room.summary = None
+            room.summary_changes += 1
+        if member is not None:
+            user = self._users.get(member.user_id)
+            if user is not None:
+                self._drop_user(user)
 
     def touch_room(self, room_id: RoomID, position: int) -> None:
         """Something other than an event changed in a room: wake its listeners."""
@@ -222,16 +258,19 @@ class Feed:
         loading = self._loading.get(user_id)
         if loading is not None:
             waiter: Deferred[None] = Deferred()
-            loading.append(waiter)
+            loading.waiting.append(waiter)
             await waiter
             return await self.user(user_id, user_nid)
-        self._loading[user_id] = []
+        loading = self._loading[user_id] = _Loading()
         try:
             while True:
-                floor = self.watermark
+                loading.is_stale = False
                 found = await self._store.database.read(lambda tx: load_user_rooms(tx, user_nid))
-                # What was committed while this was read may be missing from it.
-                if self.watermark == floor or not self._has_changed(user_nid, floor):
+                # What was published while this was read may be missing from it, or come from after the watermark.
+                ahead = max((place.since for place in found), default=0)
+                while not loading.is_stale and ahead > self.watermark:
+                    await self._clock.sleep(0.001)
+                if not loading.is_stale:
                     break
             user = UserFeed(user_id, user_nid, self.watermark, {room.room_id: room for room in found})
             user.last_change = user.floor
@@ -241,19 +280,24 @@ class Feed:
                     self.room(place.room_id, place.room_nid).listeners.add(user)
             self._trim_users()
         finally:
-            for waiter in self._loading.pop(user_id):
+            for waiter in self._loading.pop(user_id).waiting:
                 waiter.callback(None)
         return user
 
     async def wait(self, user: UserFeed, after: int, seconds: float) -> bool:
-        """Wait until something over position `after` concerns the user; False if that takes longer than `seconds`."""
+        """Wait until something over position `after` concerns the user; False if that takes longer than `seconds`.
+
+        True at once where `user` is not kept any more: ask for the user anew.
+        """
         if user.last_change > after:
             return True
         if self.is_stopped or seconds <= 0:
             return False
+        if self._users.get(user.user_id) is not user:
+            return True
         # Who waits lately is kept longest.
-        if self._users.pop(user.user_id, None) is not None:
-            self._users[user.user_id] = user
+        del self._users[user.user_id]
+        self._users[user.user_id] = user
         woken: Deferred[bool] = Deferred()
         user.waiting.append(woken)
         timer = self._clock.call_later(seconds, _fire, woken, False)
@@ -288,21 +332,30 @@ class Feed:
     def _redact(self, room: RoomFeed, publication: Publication) -> None:
         new = {stored.nid: stored for stored in publication.redacted}
         gone = set(publication.redacted_nids)
+        stale = 0
         for index, stored in enumerate(room.recent):
-            if stored.nid not in gone:
-                continue
-            replacement = new.get(stored.nid)
-            if replacement is None:
-                # Not in the cache any more: forget up to here, it will be read from the database.
-                for _ in range(index + 1):
-                    room.floor = room.recent.popleft().position or room.floor
-                break
-            room.recent[index] = replacement
+            if stored.nid in gone:
+                replacement = new.get(stored.nid)
+                if replacement is None:
+                    stale = index + 1
+                else:
+                    room.recent[index] = replacement
+            elif stored.replaces_nid in gone or stored.redacted_by in gone:
+                # It shows the old content under `unsigned`.
+                stale = index + 1
+        # What is not in the cache in its new form is forgotten, and what is before it: the database has it.
+        for _ in range(stale):
+            room.floor = room.recent.popleft().position or room.floor
 
     def _change_member(self, room: RoomFeed, member: MemberChange, stored: StoredEvent, position: int) -> None:
         room.summary = None
+        room.summary_changes += 1
         user = self._users.get(member.user_id)
         if user is None:
+            if self._loading:
+                loading = self._loading.get(member.user_id)
+                if loading is not None:
+                    loading.is_stale = True
             return
         place = user.rooms.get(room.room_id)
         if place is None or place.membership != member.membership:
@@ -345,25 +398,37 @@ class Feed:
         else:
             self._is_draining = False
 
-    def _has_changed(self, user_nid: int, after: int) -> bool:
-        return any(
-            stored.event.type == "m.room.member" and (stored.position or 0) > after
-            for room in self._rooms.values()
-            for stored in room.recent
-        )
+    def _relate(self, room: RoomFeed, target: Any) -> None:
+        if not isinstance(target, str):
+            return
+        related = self._store.events.find_by_id(target)
+        if related is not None:
+            related.is_related = True
+        # The cache may have read it anew since it was put in here.
+        for stored in reversed(room.recent):
+            if stored.event.event_id == target:
+                stored.is_related = True
+                break
 
     def _trim_users(self) -> None:
         excess = len(self._users) - MAX_USERS
         if excess <= 0:
             return
-        for user_id in [user_id for user_id, user in self._users.items() if not user.waiting][:excess]:
-            user = self._users.pop(user_id)
-            for room_id in user.rooms:
-                room = self._rooms.get(room_id)
-                if room is not None:
-                    room.listeners.discard(user)
-                    if not room.recent and not room.listeners:
-                        del self._rooms[room_id]
+        idle = (user for user in self._users.values() if not user.waiting)
+        for user in list(islice(idle, excess)):
+            self._drop_user(user)
+
+    def _drop_user(self, user: UserFeed) -> None:
+        del self._users[user.user_id]
+        for room_id in user.rooms:
+            room = self._rooms.get(room_id)
+            if room is not None:
+                room.listeners.discard(user)
+                if not room.recent and not room.listeners:
+                    del self._rooms[room_id]
+        waiting, user.waiting = user.waiting, []
+        for woken in waiting:
+            _fire(woken, True)
 
 
 def _fire(waiter: Deferred[bool], value: bool) -> None:
