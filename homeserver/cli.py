@@ -17,11 +17,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from homeserver.admin_socket import AccountCommands
     from homeserver.app import Homeserver
     from homeserver.config import Config
 
@@ -33,30 +34,7 @@ FIRST_ADMIN = "admin"
 STOP_TIMEOUT_S = 10.0
 
 Answer = TypeVar("Answer")
-Work = Callable[["Homeserver"], Awaitable[int]]
-
-
-class AccountLine(Protocol):
-    """One account as `sennit user list` shows it."""
-
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def is_admin(self) -> bool: ...
-    @property
-    def is_deactivated(self) -> bool: ...
-    @property
-    def is_guest(self) -> bool: ...
-
-
-class AccountCommands(Protocol):
-    """What the commands need of `Homeserver.accounts`; refusals are `MatrixError`."""
-
-    async def has_any(self) -> bool: ...
-    async def create(self, localpart: str, password: str, *, admin: bool) -> str: ...
-    async def set_password(self, localpart: str, password: str) -> None: ...
-    async def deactivate(self, localpart: str) -> None: ...
-    async def list_accounts(self) -> Sequence[AccountLine]: ...
+Work = Callable[["AccountCommands"], Coroutine[Any, Any, int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -247,15 +225,14 @@ def _user_add(options: argparse.Namespace) -> int:
     localpart = _localpart(options.name, config)
     password, is_generated = _new_password(options)
 
-    async def work(homeserver: Homeserver) -> int:
-        accounts: AccountCommands = homeserver.accounts
+    async def work(accounts: AccountCommands) -> int:
         user_id = await accounts.create(localpart, password, admin=options.admin)
         print(f"Made {'the administrator ' if options.admin else ''}{user_id}.")
         if is_generated:
             print(f"Password: {password}")
         return 0
 
-    return _with_homeserver(config, work, debug=options.debug)
+    return _with_accounts(config, work, debug=options.debug)
 
 
 def _user_passwd(options: argparse.Namespace) -> int:
@@ -263,39 +240,36 @@ def _user_passwd(options: argparse.Namespace) -> int:
     localpart = _localpart(options.name, config)
     password, is_generated = _new_password(options)
 
-    async def work(homeserver: Homeserver) -> int:
-        accounts: AccountCommands = homeserver.accounts
+    async def work(accounts: AccountCommands) -> int:
         await accounts.set_password(localpart, password)
         print(f"The password of {localpart} is changed, and its devices are logged out.")
         if is_generated:
             print(f"Password: {password}")
         return 0
 
-    return _with_homeserver(config, work, debug=options.debug)
+    return _with_accounts(config, work, debug=options.debug)
 
 
 def _user_deactivate(options: argparse.Namespace) -> int:
     config = _config(options)
     localpart = _localpart(options.name, config)
 
-    async def work(homeserver: Homeserver) -> int:
-        accounts: AccountCommands = homeserver.accounts
+    async def work(accounts: AccountCommands) -> int:
         await accounts.deactivate(localpart)
         print(f"{localpart} is deactivated.")
         return 0
 
-    return _with_homeserver(config, work, debug=options.debug)
+    return _with_accounts(config, work, debug=options.debug)
 
 
 def _user_list(options: argparse.Namespace) -> int:
-    async def work(homeserver: Homeserver) -> int:
-        accounts: AccountCommands = homeserver.accounts
+    async def work(accounts: AccountCommands) -> int:
         for account in await accounts.list_accounts():
             marks = (("admin", account.is_admin), ("guest", account.is_guest), ("deactivated", account.is_deactivated))
             print(account.user_id, *(mark for mark, is_set in marks if is_set))
         return 0
 
-    return _with_homeserver(_config(options), work, debug=options.debug)
+    return _with_accounts(_config(options), work, debug=options.debug)
 
 
 def _localpart(name: str, config: Config) -> str:
@@ -354,6 +328,8 @@ def _run(options: argparse.Namespace) -> int:
     async def start() -> None:
         try:
             await homeserver.start()
+            if is_stopping:
+                return
             is_started.append(True)
             _write_pid(config)
             await _first_account(homeserver, config)
@@ -371,6 +347,7 @@ def _run(options: argparse.Namespace) -> int:
         except TimeoutError:
             print(f"sennit: was not done after {STOP_TIMEOUT_S:g} s and is ended", file=sys.stderr)
             outcome.code = outcome.code or 1
+            outcome.is_stuck = True
         except Exception as error:
             if is_started:
                 outcome.failed(error)
@@ -386,11 +363,32 @@ def _run(options: argparse.Namespace) -> int:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, reload)
     reactor.run()
+    if outcome.is_stuck:
+        # A thread that hangs would keep the process for ever.
+        sys.stdout.flush()
+        os._exit(outcome.code)
     return outcome.code
 
 
-def _with_homeserver(config: Config, work: Work, *, debug: bool) -> int:
-    """Run `work` with a started server that listens nowhere, and stop it again."""
+def _with_accounts(config: Config, work: Work, *, debug: bool) -> int:
+    """Run `work` with the accounts of the running server, else of one that is started for it and listens nowhere."""
+    from homeserver.admin_socket import RemoteAccounts
+
+    remote = RemoteAccounts(config.server.data_dir)
+    if not remote.is_there():
+        outcome = _with_homeserver(config, work, debug=debug)
+        # It may have started a moment ago.
+        if not outcome.is_in_use or not remote.is_there():
+            return outcome.tell()
+    # The methods of `remote` block, so the coroutine ends at its first step.
+    try:
+        work(remote).send(None)
+    except StopIteration as end:
+        return int(end.value)
+    raise AssertionError("unreachable")
+
+
+def _with_homeserver(config: Config, work: Work, *, debug: bool) -> _Outcome:
     from twisted.internet.defer import Deferred
 
     from homeserver.app import Homeserver
@@ -405,17 +403,17 @@ def _with_homeserver(config: Config, work: Work, *, debug: bool) -> int:
         try:
             try:
                 await homeserver.start(listen=False)
-                outcome.code = await work(homeserver)
+                outcome.code = await work(homeserver.accounts)
             finally:
                 await homeserver.stop()
         except Exception as error:
-            outcome.failed(error)
+            outcome.error = error
         finally:
             _stop_reactor(reactor)
 
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(whole()))
     reactor.run()
-    return outcome.code
+    return outcome
 
 
 # What `sennit run` adds to the server: named, not imported, because they stand on top of this package.
@@ -440,10 +438,25 @@ class _Outcome:
 
     def __init__(self, debug: bool) -> None:
         self.code = 0
+        self.error: Exception | None = None
+        self.is_stuck = False
         self._debug = debug
 
     def failed(self, error: Exception) -> None:
         self.code = _tell(error, debug=self._debug)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether another server has the database."""
+        from homeserver.errors import DatabaseInUse
+
+        return isinstance(self.error, DatabaseInUse)
+
+    def tell(self) -> int:
+        """Print what went wrong, if anything, and return the exit code."""
+        if self.error is not None:
+            self.failed(self.error)
+        return self.code
 
 
 def _stop_reactor(reactor: Any) -> None:
@@ -488,7 +501,7 @@ async def _first_account(homeserver: Homeserver, config: Config) -> None:
     """Make an administrator when there is no account at all, and say how to log in."""
     from homeserver.first_run import readable_secret, welcome_text
 
-    accounts: AccountCommands = homeserver.accounts
+    accounts = homeserver.accounts
     if await accounts.has_any():
         return
     password = readable_secret()

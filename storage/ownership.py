@@ -19,17 +19,13 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Engine, event, text
 
-from homeserver.errors import Misconfigured, StorageUnavailable
+from homeserver.errors import DatabaseInUse, Misconfigured, StorageUnavailable
 
 # How long a start waits for another process to end: a restart, or a command that is nearly done.
 PATIENCE_S: Final = 3.0
 _POLL_S: Final = 0.05
 # The row of `sequences` that counts the starts.
 _STARTS: Final = "starts"
-
-
-class DatabaseInUse(Misconfigured):
-    """Another server runs on the database."""
 
 
 class Ownership(Protocol):

@@ -13,11 +13,10 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 
-from homeserver.errors import StorageUnavailable
+from homeserver.errors import DatabaseInUse, StorageUnavailable
 from homeserver.runtime.threads import Threads
 from storage import ownership
 from storage.database import Database
-from storage.ownership import DatabaseInUse
 from storage.schema import migrate
 from storage.tables.identity import sequences
 
