@@ -267,16 +267,17 @@ class Sync:
             if not (has_news or room.is_left or request.full_state or is_read):
                 result.append(b"")
                 continue
-            parts = [self._render_timeline(room, show)]
-            if request.state_after is not None or room.state:
-                name = (request.state_after or "state").encode()
-                parts.append(b'"' + name + b'":' + _joined([show(stored, None) for stored in room.state or ()]))
+            # COMPAT(synapse): empty lists are told too; clients in use stumble where they are missing.
+            name = (request.state_after or "state").encode()
+            parts = [
+                self._render_timeline(room, show),
+                b'"' + name + b'":' + _joined([show(stored, None) for stored in room.state or ()]),
+                b'"account_data":' + _events(private.get(nid, ())),
+            ]
+            if not room.is_left:
+                parts.append(b'"ephemeral":' + _events(ephemeral.get(nid, ())))
             if room.summary:
                 parts.append(b'"summary":' + room.summary)
-            if nid in ephemeral:
-                parts.append(b'"ephemeral":' + _events(ephemeral[nid]))
-            if nid in private:
-                parts.append(b'"account_data":' + _events(private[nid]))
             if not room.is_left and room.place.room_id in counts:
                 parts.append(counts[room.place.room_id].render())
             result.append(orjson.dumps(room.place.room_id) + b":{" + b",".join(parts) + b"}")
