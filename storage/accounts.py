@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from .tables.accounts import accounts, registration_tokens
 from .transaction import Transaction
+from .user_directory import index_user
 
 _ACCOUNT_COLUMNS: Final = (
     accounts.c.user_nid,
@@ -98,6 +99,7 @@ def create_account(
     except IntegrityError:
         # Both databases roll back the statement alone; the transaction goes on.
         return False
+    index_user(tx, user_nid)
     return True
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeGuard
 from homeserver.errors import NotAllowed
 from homeserver.model.content.power_levels import PowerLevels
 from homeserver.model.event import Event, EventTemplate, StateKey
+from homeserver.model.folding import fold
 from homeserver.model.ids import server_name_of
 from storage.append import RelationRow
 from storage.events import StoredEvent
@@ -34,6 +35,12 @@ _SHORT_COLUMNS: Final = frozenset(
     {"canonical_alias", "join_rule", "history_visibility", "guest_access", "encryption", "room_type"}
 )
 MAX_SHORT: Final = 255
+# Column of room_stats -> column of its folded form, and how much of it is searched.
+_SEARCHED: Final[Mapping[str, tuple[str, int]]] = {
+    "name": ("search_name", 500),
+    "topic": ("search_topic", 2_000),
+    "canonical_alias": ("search_alias", MAX_SHORT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,11 @@ def stats_of(event: Event) -> dict[str, Any]:
         value = None
     if value is not None and column in _SHORT_COLUMNS and len(value.encode("utf-8", "replace")) > MAX_SHORT:
         value = None
-    return {column: value}
+    searched = _SEARCHED.get(column)
+    if searched is None:
+        return {column: value}
+    folded_column, length = searched
+    return {column: value, folded_column: fold(value, length) if value is not None else None}
 
 
 def relation_of(event: Event) -> RelationRow | None:

@@ -21,6 +21,7 @@ rooms = Table(
     # Listed in the published room directory.
     Column("is_published", Boolean, nullable=False, default=False),
     number("created_ts"),
+    Index("rooms_published", "is_published"),
 )
 
 # Interned (type, state_key) pairs; what state groups are made of.
@@ -144,6 +145,10 @@ room_stats = Table(
     Column("is_federated", Boolean, nullable=False, default=True),
     number("joined_members"),
     number("invited_members"),
+    # Folded, for searches: see homeserver.model.folding.
+    Column("search_name", Text, nullable=True),
+    Column("search_topic", Text, nullable=True),
+    Column("search_alias", Text, nullable=True),
 )
 
 room_aliases = Table(
