@@ -9,7 +9,7 @@ Spec: client-server API, "Receiving notifications", "Threading", "Threaded read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from homeserver.model.ids import EventID
 from homeserver.model.push_rules.evaluate import EventFacts, RoomFacts, Ruleset, compile_rules, evaluate
 from homeserver.model.relations import Relation, find_thread, relation_of
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
+from homeserver.runtime.lanes import Lanes
 from storage.events import Flag, StoredEvent
 from storage.store import Store
 from storage.tables.rooms import room_stats
@@ -46,9 +47,13 @@ class _Notice:
 
 @dataclass(slots=True)
 class RoomUnread:
-    """The notifying events of one room for one user: all at positions <= `upto` that are not read."""
+    """The notifying events of one room for one user: all at positions <= `upto` that are not read.
+
+    `changed` is where in the stream that last became more or fewer.
+    """
 
     upto: int
+    changed: int = 0
     # thread -> position read up to; "" for unthreaded receipts.
     read: dict[str, int] = field(default_factory=dict)
     notices: list[_Notice] = field(default_factory=list)
@@ -56,8 +61,9 @@ class RoomUnread:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Notification and highlight counts, of all events or by thread."""
+    """Notification and highlight counts, of all events or by thread; `changed` at that position of the stream."""
 
+    changed: int
     notifications: int
     highlights: int
     threads: Mapping[str, tuple[int, int]]
@@ -70,7 +76,7 @@ class Counts:
         )
         if self.threads:
             threads = {
-                thread: {"notification_count": total, "highlight_count": highlights}
+                str(thread): {"notification_count": total, "highlight_count": highlights}
                 for thread, (total, highlights) in self.threads.items()
             }
             parts += b',"unread_thread_notifications":' + orjson.dumps(threads)
@@ -88,34 +94,39 @@ class Unread:
         self._feed = feed
         self._timeline = timeline
         self._load_rules = load_rules
+        self._lanes: Lanes[tuple[int, int]] = Lanes()
 
     async def counts(
         self, user: UserFeed, places: Sequence[UserRoom], upto: int, *, by_thread: bool
     ) -> dict[str, Counts]:
         """Return the counts of rooms that the user is in, by room ID."""
-        cold = [place for place in places if place.room_id not in user.unread]
-        if cold:
-            await self._load_read_positions(user, cold)
-        if user.ruleset is None:
-            stored = await self._store.database.read(lambda tx: self._load_rules(tx, user.user_nid))
-            user.ruleset = compile_rules(user.user_id, stored)
+        ruleset: Ruleset | None = user.ruleset
+        if ruleset is None or any(place.room_id not in user.unread for place in places):
+            ruleset = await self._load(user, places)
         result: dict[str, Counts] = {}
         for place in places:
             unread: RoomUnread | None = user.unread.get(place.room_id)
             if unread is None:
                 continue
             if unread.upto < upto:
-                await self._catch_up(user.ruleset, place, unread, upto)
-            result[place.room_id] = _count(unread.notices, by_thread)
+                # Several devices of a user ask at once: each event is counted once.
+                async with self._lanes.enter((user.user_nid, place.room_nid)):
+                    if unread.upto < upto:
+                        await self._catch_up(ruleset, place, unread, upto)
+            result[place.room_id] = _count(unread, by_thread)
         return result
 
     def read_upto(self, user_id: str, room_id: str, thread: str, position: int) -> None:
         """Note a receipt of the user; `thread` is "" for an unthreaded one."""
         user = self._feed.find_user(user_id)
-        unread: RoomUnread | None = user.unread.get(room_id) if user is not None else None  # type: ignore[call-overload]
+        if user is None:
+            return
+        user.unread_changes += 1
+        unread: RoomUnread | None = user.unread.get(room_id)  # type: ignore[call-overload]
         if unread is None or unread.read.get(thread, -1) >= position:
             return
         unread.read[thread] = position
+        unread.changed = self._feed.watermark
         unread.notices = [
             notice
             for notice in unread.notices
@@ -126,46 +137,68 @@ class Unread:
         """Count anew: the user's push rules have changed."""
         user = self._feed.find_user(user_id)
         if user is not None:
+            user.unread_changes += 1
             user.ruleset = None
             user.unread.clear()
 
-    async def _load_read_positions(self, user: UserFeed, places: Sequence[UserRoom]) -> None:
-        nids = [place.room_nid for place in places]
-        rows = await self._store.database.read(lambda tx: _load_receipts(tx, user.user_nid, nids))
+    async def _load(self, user: UserFeed, places: Sequence[UserRoom]) -> Ruleset:
+        while True:
+            changes = user.unread_changes
+            cold = [place for place in places if place.room_id not in user.unread]
+            nids = [place.room_nid for place in cold]
+            rows, rules = await self._store.database.read(
+                lambda tx, nids=nids: (  # type: ignore[misc]
+                    _load_receipts(tx, user.user_nid, nids),
+                    self._load_rules(tx, user.user_nid) if user.ruleset is None else None,
+                )
+            )
+            # What has changed while this was read may be missing from it.
+            if user.unread_changes == changes:
+                break
+        if user.ruleset is None:
+            user.ruleset = compile_rules(user.user_id, rules)
         read: dict[int, dict[str, int]] = {}
-        for room_nid, thread, position in rows:
+        changed: dict[int, int] = {}
+        for room_nid, thread, event_position, position in rows:
             threads = read.setdefault(room_nid, {})
-            threads[thread] = max(position, threads.get(thread, 0))
-        for place in places:
-            if place.room_id not in user.unread:
+            threads[thread] = max(event_position, threads.get(thread, 0))
+            changed[room_nid] = max(position, changed.get(room_nid, 0))
+        for place in cold:
+            # Not for a user who has left meanwhile.
+            if place.room_id not in user.unread and user.rooms.get(place.room_id) is place:
                 positions = read.get(place.room_nid, {})
                 # Nothing from before the user's join counts.
                 start = max(place.since, positions.get("", 0))
-                user.unread[place.room_id] = RoomUnread(start, positions)
+                user.unread[place.room_id] = RoomUnread(start, changed.get(place.room_nid, 0), positions)
+        ruleset: Ruleset = user.ruleset
+        return ruleset
 
     async def _catch_up(self, ruleset: Ruleset, place: UserRoom, unread: RoomUnread, upto: int) -> None:
         start = unread.upto
         events, _ = await self._timeline.window(
             place.room_id, place.room_nid, after=start, upto=upto, limit=MAX_COUNTED
         )
-        unread.upto = max(unread.upto, upto)
+        notices: list[_Notice] = []
         facts: RoomFacts | None = None
         group: int | None = None
         for stored in events:
             if stored.event.sender == ruleset.user_id or stored.flags & _HIDDEN:
                 continue
             if facts is None or stored.state_group != group:
-                facts, group = await self._room_facts(place, stored), stored.state_group
+                facts, group = await self._room_facts(ruleset, place, stored), stored.state_group
             if stored.facts is None:
                 stored.facts = EventFacts(stored.event)
             actions = evaluate(ruleset, stored.facts, facts)
             if actions is None or not actions.notify:
                 continue
-            thread = self._thread_of(stored.event)
-            position = stored.position or 0
-            if position <= max(unread.read.get("", 0), unread.read.get(thread, 0)):
-                continue
-            unread.notices.append(_Notice(position, thread, actions.highlight))
+            notices.append(_Notice(stored.position or 0, self._thread_of(stored.event), actions.highlight))
+        # All at once, at the end: a request that goes away leaves nothing half counted.
+        read = unread.read
+        for notice in notices:
+            if notice.position > max(read.get("", 0), read.get(notice.thread, 0)):
+                unread.notices.append(notice)
+                unread.changed = max(unread.changed, notice.position)
+        unread.upto = upto
         if len(unread.notices) > MAX_COUNTED:
             del unread.notices[:-MAX_COUNTED]
 
@@ -177,14 +210,14 @@ class Unread:
         relation = relation_of(event)
         return (find_thread(relation, of_parent) if relation is not None else None) or MAIN
 
-    async def _room_facts(self, place: UserRoom, stored: StoredEvent) -> RoomFacts:
+    async def _room_facts(self, ruleset: Ruleset, place: UserRoom, stored: StoredEvent) -> RoomFacts:
         room = self._feed.room(place.room_id, place.room_nid)
         if room.joined_members is None:
             room.joined_members = await self._store.database.read(lambda tx: _load_joined(tx, place.room_nid))
         state = await self._store.states.get(stored.state_group or 0)
-        keys = (("m.room.power_levels", ""), ("m.room.create", ""))
+        keys = (("m.room.power_levels", ""), ("m.room.create", ""), ("m.room.member", str(ruleset.user_id)))
         interner = self._store.interner
-        if interner.known_key(keys[0]) is None or interner.known_key(keys[1]) is None:
+        if any(interner.known_key(key) is None for key in keys):
             await interner.find_keys(keys)
         found: dict[str, StoredEvent] = {}
         for key in keys:
@@ -195,6 +228,7 @@ class Unread:
                 if event is not None:
                     found[key[0]] = event
         create, levels = found.get("m.room.create"), found.get("m.room.power_levels")
+        member = found.get("m.room.member")
 
         def power_levels() -> PowerLevels | None:
             if create is None:
@@ -216,34 +250,32 @@ class Unread:
             member_count=room.joined_members or 0,
             power_of=power_of,
             notification_level=notification_level,
-            display_name_of=lambda user_id: self._display_name(state, user_id),
+            display_name_of=lambda _: _display_name(member),
         )
 
-    def _display_name(self, state: Any, user_id: str) -> str | None:
-        key_nid = self._store.interner.known_key(("m.room.member", user_id))
-        nid = state.get(key_nid) if key_nid is not None else None
-        member = self._store.events.find(nid) if nid is not None else None
-        name = member.event.content.get("displayname") if member is not None else None
-        return name if isinstance(name, str) else None
+
+def _display_name(member: StoredEvent | None) -> str | None:
+    name = member.event.content.get("displayname") if member is not None else None
+    return name if isinstance(name, str) else None
 
 
-def _count(notices: Iterable[_Notice], by_thread: bool) -> Counts:
+def _count(unread: RoomUnread, by_thread: bool) -> Counts:
     total = highlights = 0
     threads: dict[str, tuple[int, int]] = {}
-    for notice in notices:
+    for notice in unread.notices:
         if by_thread and notice.thread != MAIN:
             before = threads.get(notice.thread, (0, 0))
             threads[notice.thread] = (before[0] + 1, before[1] + notice.highlight)
         else:
             total += 1
             highlights += notice.highlight
-    return Counts(total, highlights, threads)
+    return Counts(unread.changed, total, highlights, threads)
 
 
 def _load_receipts(tx: Transaction, user_nid: int, room_nids: Sequence[int]) -> list[Any]:
-    query = select(receipts.c.room_nid, receipts.c.thread_id, receipts.c.event_position).where(
-        receipts.c.user_nid == user_nid, receipts.c.receipt_type.in_(("m.read", "m.read.private"))
-    )
+    query = select(
+        receipts.c.room_nid, receipts.c.thread_id, receipts.c.event_position, receipts.c.position
+    ).where(receipts.c.user_nid == user_nid, receipts.c.receipt_type.in_(("m.read", "m.read.private")))
     return [row for part in chunks(room_nids) for row in tx.all(query.where(receipts.c.room_nid.in_(part)))]
 
 
