@@ -25,9 +25,9 @@ class Filters:
     """Stores filters and gives them back."""
 
     def __init__(self, database: Database, *, max_limit: int = DEFAULT_MAX_LIMIT) -> None:
-        """`max_limit` bounds the `limit` of every filter."""
+        """`max_limit` bounds the `limit` of every filter; -1: no bound of the operator's."""
         self._database = database
-        self._max_limit = max_limit
+        self._max_limit = max_limit if max_limit > 0 else DEFAULT_MAX_LIMIT
         self._known: dict[tuple[int, str], Filter] = {}
 
     def parse(self, source: Any) -> Filter:

@@ -174,7 +174,8 @@ class Presence:
         user = user or self._add(user_id)
         if user is None or not self._say(user, device_id, set_presence, now + for_s + self._online_s):
             return
-        if user.shown[0] == OFFLINE and set_presence == ONLINE:
+        if set_presence == ONLINE:
+            # A device that comes, or comes back from being idle, is activity.
             self._bump(user, now)
         self._review(user, now)
 

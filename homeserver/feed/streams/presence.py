@@ -12,7 +12,7 @@ Spec: client-server API, "Presence".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -75,6 +75,7 @@ class PresenceStream:
         # receiver -> position of the last presence that concerns them, newest last.
         self._told: dict[str, int] = {}
         self._told_floor = 0
+        self._listeners: list[Callable[[Mapping[str, PresenceState]], None]] = []
         feed.listen(self._on_publication)
 
     @property
@@ -103,6 +104,12 @@ class PresenceStream:
         for receiver in concerned:
             self._tell(receiver, position)
             self._feed.touch_user(receiver, position)
+        for listener in self._listeners:
+            listener(changes)
+
+    def listen(self, listener: Callable[[Mapping[str, PresenceState]], None]) -> None:
+        """Call `listener` with all that is published, by user ID."""
+        self._listeners.append(listener)
 
     def fan_out(self, user_id: str) -> int:
         """Return about how many receivers a change of this user's presence concerns."""

@@ -9,7 +9,7 @@ Spec: client-server API, "Receipts", "Private read receipts", "Threaded read rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, cast
 
 import orjson
@@ -40,6 +40,11 @@ class ReceiptsStream:
         self._floor: int | None = None
         self._recent: dict[_Key, NamedReceipt] = {}
         self._rooms: dict[int, _Room] = {}
+        self._listeners: list[Callable[[NamedReceipt], None]] = []
+
+    def listen(self, listener: Callable[[NamedReceipt], None]) -> None:
+        """Call `listener` with every new receipt."""
+        self._listeners.append(listener)
 
     @property
     def floor(self) -> int:
@@ -65,6 +70,8 @@ class ReceiptsStream:
         room.add(receipt)
         if len(self._recent) > MAX_RECENT:
             self._forget_oldest()
+        for listener in self._listeners:
+            listener(receipt)
 
     async def in_rooms(
         self, user: UserFeed, room_nids: Mapping[int, RoomID], after: int | None, upto: int

@@ -8,7 +8,7 @@ Spec: client-server API, "Typing Notifications".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -29,6 +29,11 @@ class TypingStream:
     def __init__(self) -> None:
         # room -> (position, whether anybody is typing, the event for all), in order of position.
         self._rooms: dict[int, tuple[int, bool, tuple[StreamItem]]] = {}
+        self._listeners: list[Callable[[int, Sequence[str]], None]] = []
+
+    def listen(self, listener: Callable[[int, Sequence[str]], None]) -> None:
+        """Call `listener(room_nid, user_ids)` with every new list."""
+        self._listeners.append(listener)
 
     def publish(self, room_nid: int, user_ids: Sequence[str], position: int) -> None:
         """Take in who is typing in a room from now on; called in order of positions."""
@@ -37,6 +42,8 @@ class TypingStream:
         self._rooms[room_nid] = (position, bool(user_ids), (StreamItem(TYPE, None, encoded),))
         if len(self._rooms) > MAX_ROOMS:
             del self._rooms[next(iter(self._rooms))]
+        for listener in self._listeners:
+            listener(room_nid, user_ids)
 
     async def in_rooms(
         self, user: UserFeed, room_nids: Mapping[int, RoomID], after: int | None, upto: int
