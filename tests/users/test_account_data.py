@@ -138,7 +138,7 @@ async def test_ignored_users_are_known_at_once_and_after_a_restart(world: UserSt
     (alice,) = await world.server.users("alice")
     user = await world.server.user_feed(alice)
     assert frozenset() == await world.account_data.ignored_users(user)
-    content = {"ignored_users": {"@bob:example.org": {}, "nobody": {}, str(alice.user_id): {}}}
+    content: dict[str, Any] = {"ignored_users": {"@bob:example.org": {}, "nobody": {}, str(alice.user_id): {}}}
     await world.account_data.set(world.requester(alice), "m.ignored_user_list", content)
     with world.no_reads():
         assert {"@bob:example.org"} == await world.account_data.ignored_users(user)
