@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -25,10 +25,12 @@ from homeserver.hooks import EventGate, Extension, Observation, Observer, UserRe
 from homeserver.model.ids import UserID
 from homeserver.runtime.clock import RealClock
 from homeserver.runtime.tasks import Tasks
-from homeserver.runtime.tls import ReloadableTLS
 from homeserver.web.json_resource import JsonResource
 from homeserver.web.router import Router
 from homeserver.web.site import SiteOptions, WebSite, make_site
+
+if TYPE_CHECKING:
+    from homeserver.runtime.tls import ReloadableTLS
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +170,7 @@ class Homeserver(Service):
         built, self._parts = self._parts, None
         if built is not None:
             built.base.feed.stop()
+            built.rooms.event_stream.stop()
         for site in self._sites:
             site.close_idle()
         self._sites.clear()
@@ -242,6 +245,9 @@ class Homeserver(Service):
         self._sites.append(site)
         tls = None
         if listener.tls_certificate_path is not None and listener.tls_key_path is not None:
+            # Imported late: behind a reverse proxy its 2 MiB are not needed.
+            from homeserver.runtime.tls import ReloadableTLS
+
             tls = ReloadableTLS(listener.tls_certificate_path, listener.tls_key_path)
             self._tls.append(tls)
         bound = 0
