@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import orjson
-
 from homeserver.errors import InvalidParam
 from homeserver.feed.sync import Sync as FeedSync
 from homeserver.feed.sync import SyncRequest
+from homeserver.model.canonical_json import JsonObject
 from homeserver.model.filters import Filter
 from homeserver.model.ids import UserID
 from homeserver.model.tokens import StreamToken
 from homeserver.users.sessions import Requester
-from homeserver.web.request import WebRequest
+from homeserver.web.request import WebRequest, parse_json_object
 from homeserver.web.response import Response
 from homeserver.web.router import Route, expand_prefixes
 
@@ -26,8 +25,11 @@ from ..auth import Access
 FindFilter = Callable[[UserID, int, str], Awaitable[Filter]]
 """Returns a user's stored filter by its ID; raises NotFound."""
 
-Seen = Callable[[Requester, str | None], None]
-"""Told that a device is here, with its `set_presence`."""
+ParseFilter = Callable[[JsonObject], Filter]
+"""Returns the filter that a JSON object describes; raises BadJson or TooLarge."""
+
+Seen = Callable[[Requester, str | None, float], None]
+"""Told that a device is here, with its `set_presence`, and for how many seconds it may wait."""
 
 _UNSTABLE_STATE_AFTER: Final = "org.matrix.msc4222.use_state_after"
 # LIMIT: inline filters that are kept parsed; clients send the same one with every request.
@@ -38,8 +40,9 @@ _MAX_FILTER_TEXT: Final = 65_536
 class Sync:
     """`/sync`."""
 
-    def __init__(self, sync: FeedSync, find_filter: FindFilter, seen: Seen) -> None:
+    def __init__(self, sync: FeedSync, find_filter: FindFilter, parse_filter: ParseFilter, seen: Seen) -> None:
         self._sync = sync
+        self._parse_filter = parse_filter
         self._find_filter = find_filter
         self._seen = seen
         self._inline: dict[str, Filter] = {}
@@ -58,13 +61,13 @@ class Sync:
         presence = request.query("set_presence")
         if presence not in (None, "offline", "online", "unavailable"):
             raise InvalidParam("'set_presence' must be offline, online or unavailable")
-        self._seen(requester, presence)
+        timeout_ms = request.query_int("timeout", 0, 0, 600_000) or 0
+        self._seen(requester, presence, timeout_ms / 1000)
         state_after = None
         if request.query_bool("use_state_after"):
             state_after = "state_after"
         elif request.query_bool(_UNSTABLE_STATE_AFTER):
             state_after = "org.matrix.msc4222.state_after"
-        timeout_ms = request.query_int("timeout", 0, 0, 600_000) or 0
         body = await self._sync.respond(
             SyncRequest(
                 user_id=requester.user_id,
@@ -89,10 +92,7 @@ class Sync:
         if known is None:
             if len(text) > _MAX_FILTER_TEXT:
                 raise InvalidParam("the filter is too long: store it and give its ID")
-            try:
-                known = Filter.parse(orjson.loads(text))
-            except orjson.JSONDecodeError as fault:
-                raise InvalidParam("the filter is not JSON") from fault
+            known = self._parse_filter(parse_json_object(text.encode()))
             if len(self._inline) >= _MAX_FILTERS:
                 self._inline.clear()
             if len(text) < 4096:
