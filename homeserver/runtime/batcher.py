@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
@@ -40,6 +40,7 @@ class Batcher(Generic[Job]):
         self._is_working = False
         self._batches: SimpleQueue[Any] = SimpleQueue()
         self._thread: Thread | None = None
+        self._is_stopped = False
         self._idle: list[Deferred[None]] = []
 
     def start(self) -> None:
@@ -48,7 +49,9 @@ class Batcher(Generic[Job]):
         self._thread.start()
 
     def submit(self, job: Job) -> Deferred[Any]:
-        """Queue a job; the Deferred fires with its result once its batch is done."""
+        """Queue a job; the Deferred fires with its result once its batch is done. It fails after `stop`."""
+        if self._is_stopped:
+            return fail(RuntimeError(f"the {self._name} has been stopped"))
         done: Deferred[Any] = Deferred()
         self._waiting.append((job, done))
         if not self._is_working:
@@ -68,6 +71,7 @@ class Batcher(Generic[Job]):
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
             await idle
+        self._is_stopped = True
         if self._thread is not None:
             self._batches.put(_STOP)
             self._thread.join()
