@@ -85,6 +85,7 @@ class Positions:
         self._sequence = sequence
         self._open: deque[_Open] = deque()
         self._watermark = 0
+        self._is_advancing = False
 
     def start(self) -> None:
         """Begin at what the sequence has reserved before."""
@@ -102,15 +103,22 @@ class Positions:
         return position
 
     def _advance(self) -> None:
-        # A publication may allocate and finish further positions; the loop then goes on with them.
-        while self._open and self._open[0].is_finished:
-            first = self._open.popleft()
-            self._watermark = first.number
-            if first.publish is not None:
-                try:
-                    first.publish()
-                except Exception:  # a reader's failure must not stop the stream
-                    logger.exception("Publishing position %d failed", first.number)
+        # A publication may allocate and finish further positions: the loop that runs goes on with them, so that each
+        # is published after the one before and a row of them is no recursion.
+        if self._is_advancing:
+            return
+        self._is_advancing = True
+        try:
+            while self._open and self._open[0].is_finished:
+                first = self._open.popleft()
+                self._watermark = first.number
+                if first.publish is not None:
+                    try:
+                        first.publish()
+                    except Exception:  # a reader's failure must not stop the stream
+                        logger.exception("Publishing position %d failed", first.number)
+        finally:
+            self._is_advancing = False
 
 
 class _Open:
