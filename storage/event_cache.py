@@ -75,8 +75,17 @@ class EventCache:
         # Reads that began before must not bring the old form back.
         self._loads += 1
         old = self._events.get(target_nid)
+        if old is None or old.key_nid is not None or old.event.type == "m.room.redaction":
+            # Whoever shows the old content under `unsigned` is read anew.
+            for stored in [
+                held for held in self._events.values() if target_nid in (held.replaces_nid, held.redacted_by)
+            ]:
+                self._drop(stored.nid)
         if old is None:
             return None
+        if old.redacted_by is not None:
+            # It was read after the commit, or redacted before: the first redaction counts.
+            return old
         event = old.event
         wire = redact(version, event.wire)
         new = StoredEvent(
@@ -92,14 +101,14 @@ class EventCache:
             redacted_by=redaction.nid,
             flags=old.flags,
             size=old.size,
+            replaced_content=old.replaced_content,
+            replaced_id=old.replaced_id,
+            replaced_sender=old.replaced_sender,
             redaction=redaction,
             is_related=old.is_related,
             transaction=old.transaction,
         )
         self._events[target_nid] = new
-        # Whoever shows the old content under `unsigned` is read anew.
-        for stored in [held for held in self._events.values() if held.replaces_nid == target_nid]:
-            self._drop(stored.nid)
         return new
 
     def _keep(self, stored: StoredEvent) -> None:

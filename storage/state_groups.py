@@ -147,12 +147,17 @@ class StateCache:
 
     async def get_many(self, wanted: Iterable[int]) -> dict[int, StateNids[int, int]]:
         """Return several states."""
-        groups = list(dict.fromkeys(wanted))
-        missing = [group for group in groups if group not in self._states]
-        fresh: dict[int, StateNids[int, int]] = {}
+        result: dict[int, StateNids[int, int]] = {}
+        missing: list[int] = []
+        for group in dict.fromkeys(wanted):
+            held = self._states.get(group)
+            if held is not None:
+                result[group] = held[0]
+            else:
+                missing.append(group)
         if missing:
             fresh = await self._database.read(lambda tx: {group: state_of(load_chain(tx, group)) for group in missing})
-        result = {group: fresh[group] if group in fresh else self._states[group][0] for group in groups}
-        for group, state in fresh.items():
-            self.add(group, state, len(state))
+            for group, state in fresh.items():
+                result[group] = state
+                self.add(group, state, len(state))
         return result
