@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from homeserver.errors import StorageUnavailable
 from homeserver.model.judgement import Judged
@@ -53,7 +53,8 @@ class Append:
     """One judged event and all that storing it changes.
 
     `tip_nids`, `depth` and `state_group` are the room's forward extremities and state after it. `after` is the append
-    of the same room that it builds on, if that may not be stored yet.
+    of the same room that it builds on, if that may not be stored yet. `then` are appends that are stored together with
+    it or not at all; their `head` is this one, which alone is given to the writer.
     """
 
     judged: Judged
@@ -70,6 +71,8 @@ class Append:
     tip_nids: tuple[int, ...]
     encoded: bytes
     after: Append | None = None
+    then: tuple[Append, ...] = ()
+    head: Append | None = None
     new_room: tuple[str, str] | None = None
     membership: MembershipRow | None = None
     stats: dict[str, Any] = field(default_factory=dict)
@@ -82,21 +85,33 @@ class Append:
     failed: bool = False
     rank = 1
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it could not be stored, alone or with those that belong to it."""
+        return self.failed if self.head is None else self.head.failed
+
     @staticmethod
     def run_all(tx: Transaction, jobs: Sequence[Append]) -> Sequence[Any]:
         """Write these appends; an append whose predecessor failed fails too."""
         results: list[Any] = []
         sound: list[Append] = []
         for job in jobs:
-            if job.after is not None and job.after.failed:
+            if job.after is not None and job.after.is_lost:
                 job.failed = True
                 results.append(StorageUnavailable("the event before this one could not be stored"))
             else:
                 sound.append(job)
+                if job.then:
+                    sound.extend(job.then)
                 results.append(None)
         if sound:
             _write(tx, sound)
         return results
+
+    @staticmethod
+    def is_stored(tx: Transaction, job: Append) -> bool:
+        """Tell whether the event is there: its number is used for nothing else."""
+        return tx.first(select(t.events.c.event_nid).where(t.events.c.event_nid == job.nid)) is not None
 
 
 _EVENT_COLUMNS = (

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import orjson
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import BadJson, BadState, NotFound
+from homeserver.errors import BadJson, BadState, NotFound, StorageUnavailable
 from homeserver.feed.feed import Feed, MemberChange, Publication
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
@@ -39,7 +40,11 @@ from storage.store import Store
 from .effects import RedactionPlan, plan_redaction, relation_of, stats_of
 from .tip import RoomTip, StateEvents
 
-MAX_TIPS = 5_000
+# LIMIT: rooms whose tips are kept in memory, and the entries of the states in them; who sent least lately goes first.
+MAX_TIPS: Final = 5_000
+MAX_TIP_ENTRIES: Final = 500_000
+_CREATE_KEY: Final = ("m.room.create", "")
+_NO_STATS: Final[dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,8 @@ class RoomDoor:
         self._identity = identity
         self._gates: list[EventGate] = []
         self._tips: dict[RoomID, RoomTip] = {}
-        # Decided and not committed: what the next append of the room may need to see.
+        self._tip_entries = 0
+        # Decided and not published: what the next append of the room may need to see.
         self._in_flight: dict[int, StoredEvent] = {}
         self._pending: dict[RoomID, int] = {}
         self._drained: dict[RoomID, list[Deferred[None]]] = {}
@@ -103,7 +109,7 @@ class RoomDoor:
         *,
         transaction: TransactionRow | None = None,
     ) -> list[StoredEvent]:
-        """Append events one on top of the other; if one is refused, none is stored."""
+        """Append events one on top of the other; if one is refused or cannot be stored, none is stored."""
         templates = [await self._pass_gates(room_id, template) for template in templates]
         await self._intern(templates)
         async with self._lanes.enter(room_id):
@@ -128,19 +134,22 @@ class RoomDoor:
     ) -> RoomID:
         """Make a room: its create event, then the other first events; return its ID once all is on disk.
 
-        `room_id` is None where the create event gives the room its ID. If one of the events is refused, there is no
-        room.
+        `room_id` is None where the create event gives the room its ID. If one of the events is refused or cannot be
+        stored, there is no room.
         """
         create = await self._pass_gates(room_id or RoomID("!"), create)
         then = [await self._pass_gates(room_id or RoomID("!"), template) for template in then]
         await self._intern([create, *then])
-        first = await self._prepare_create(version, create, room_id)
-        new_id = first.after.room_id
-        prepared = [first]
+        sender_nid = await self._store.interner.user(create.sender)
+        key_nid = (await self._store.interner.keys([_CREATE_KEY]))[_CREATE_KEY]
+        judged, now_ms = self._compose_create(version, create, room_id)
+        new_id = judged.event.room_id
         async with self._lanes.enter(new_id):
+            if await self._store.database.read(lambda tx: load_tip(tx, new_id)) is not None:
+                raise BadState("a room of this ID exists already")
+            prepared: list[_Prepared] = []
             try:
-                if await self._store.database.read(lambda tx: load_tip(tx, new_id)) is not None:
-                    raise BadState("a room of this ID exists already")
+                prepared.append(self._start(version, judged, now_ms, sender_nid, key_nid))
                 for template in then:
                     prepared.append(await self._prepare(prepared[-1].after, template, prepared))
             except BaseException:
@@ -222,10 +231,16 @@ class RoomDoor:
         return tip
 
     def _keep_tip(self, tip: RoomTip) -> None:
-        self._tips.pop(tip.room_id, None)
+        self._drop_tip(tip.room_id)
         self._tips[tip.room_id] = tip
-        if len(self._tips) > MAX_TIPS:
-            del self._tips[next(iter(self._tips))]
+        self._tip_entries += len(tip.state)
+        while len(self._tips) > MAX_TIPS or (self._tip_entries > MAX_TIP_ENTRIES and len(self._tips) > 1):
+            self._drop_tip(next(iter(self._tips)))
+
+    def _drop_tip(self, room_id: RoomID) -> None:
+        gone = self._tips.pop(room_id, None)
+        if gone is not None:
+            self._tip_entries -= len(gone.state)
 
     async def _state_events(self, tip: RoomTip, keys: Sequence[StateKey]) -> StateEvents:
         interner, events, in_flight = self._store.interner, self._store.events, self._in_flight
@@ -252,7 +267,10 @@ class RoomDoor:
         if missing:
             loaded = await events.get(missing)
             for nid, key in missing.items():
-                found[key] = loaded.get(nid) or in_flight[nid]
+                stored = loaded.get(nid) or in_flight.get(nid)
+                if stored is None:
+                    raise StorageUnavailable("the state that this event builds on could not be stored")
+                found[key] = stored
         return found
 
     # -- 6 to 8: compose, judge, advance -----------------------------------------------------------------------------
@@ -304,10 +322,9 @@ class RoomDoor:
         judged = judge_local(tip.version, event, {key: stored.event for key, stored in view.items()}, tip.create.event)
         return self._advance(tip, judged, now_ms, sender_nid, key_nid, replaced, member_nid, redaction)
 
-    async def _prepare_create(self, version: RoomVersion, template: EventTemplate, room_id: RoomID | None) -> _Prepared:
-        interner = self._store.interner
-        sender_nid = await interner.user(template.sender)
-        key_nid = (await interner.keys([("m.room.create", "")]))["m.room.create", ""]
+    def _compose_create(
+        self, version: RoomVersion, template: EventTemplate, room_id: RoomID | None
+    ) -> tuple[Judged, int]:
         # Where the room's ID is the hash of this event, two rooms of one user in one millisecond would be one.
         now_ms = self._last_create_ms = max(self._clock.now_ms(), self._last_create_ms + 1)
         event = compose(
@@ -319,16 +336,17 @@ class RoomDoor:
             key=self._identity.key,
             now_ms=now_ms,
         )
-        judged = judge_local(version, event, {}, event)
-        return self._start(version, judged, now_ms, sender_nid, key_nid)
+        return judge_local(version, event, {}, event), now_ms
 
     def _start(self, version: RoomVersion, judged: Judged, now_ms: int, sender_nid: int, key_nid: int) -> _Prepared:
         event = judged.event
         room_nid, state_group = self._store.numbers.next(), self._store.numbers.next()
+        stats = stats_of(event)
+        encoded = _encode(event)
+        # From here on nothing may fail: a position that is not finished stops the stream.
         position = self._store.positions.allocate()
         nid = position.number
         group, chain = extend((), room_nid, state_group, {key_nid: nid})
-        encoded = _encode(event)
         stored = _stored(event, nid, room_nid, state_group, sender_nid, now_ms, key_nid, len(encoded))
         append = Append(
             judged=judged,
@@ -345,7 +363,7 @@ class RoomDoor:
             tip_nids=(nid,),
             encoded=encoded,
             new_room=(event.room_id, version.identifier),
-            stats=stats_of(event),
+            stats=stats,
         )
         after = RoomTip(
             room_id=event.room_id,
@@ -374,14 +392,18 @@ class RoomDoor:
         redaction: RedactionPlan | None,
     ) -> _Prepared:
         event = judged.event
-        position = self._store.positions.allocate()
-        nid = position.number
+        encoded = _encode(event)
+        stats, relation = (stats_of(event), None) if event.is_state else (_NO_STATS, relation_of(event))
+        member = self._member_change(event, replaced, member_nid) if member_nid is not None else None
         state_group, chain, state, group = tip.state_group, tip.chain, tip.state, None
         if key_nid is not None:
             state_group = self._store.numbers.next()
+        # From here on nothing may fail: a position that is not finished stops the stream.
+        position = self._store.positions.allocate()
+        nid = position.number
+        if key_nid is not None:
             group, chain = extend(tip.chain, tip.room_nid, state_group, {key_nid: nid})
             state = state.insert(key_nid, nid)
-        encoded = _encode(event)
         stored = _stored(event, nid, tip.room_nid, state_group, sender_nid, now_ms, key_nid, len(encoded))
         append = Append(
             judged=judged,
@@ -398,23 +420,19 @@ class RoomDoor:
             tip_nids=(nid,),
             encoded=encoded,
             after=tip.last,
+            stats=stats,
+            relation=relation,
         )
         if replaced is not None:
             stored.replaces_nid = replaced.nid
             set_replaced(stored, replaced)
-        if event.is_state:
-            append.stats = stats_of(event)
-        else:
-            append.relation = relation_of(event)
         if redaction is not None:
             append.redacts_id = redaction.target_id
             append.redacted_nids = redaction.nids
-        member = None
         joined_members = tip.joined_members
-        if member_nid is not None:
-            member = self._member_change(event, replaced, member_nid)
+        if member is not None:
             append.membership = MembershipRow(
-                member_nid, member.membership, member.is_local, member.membership != member.before
+                member.user_nid, member.membership, member.is_local, member.membership != member.before
             )
             append.joined_delta = (member.membership == "join") - (member.before == "join")
             append.invited_delta = (member.membership == "invite") - (member.before == "invite")
@@ -452,23 +470,32 @@ class RoomDoor:
             step.position.abandon()
 
     def _hand_over(self, room_id: RoomID, prepared: Sequence[_Prepared]) -> list[Deferred[StoredEvent]]:
-        self._keep_tip(prepared[-1].after)
-        waiting: list[Deferred[StoredEvent]] = []
+        head = prepared[0].append
+        if len(prepared) > 1:
+            # All of them are stored together or none is.
+            head.then = tuple(step.append for step in prepared[1:])
+            for append in head.then:
+                append.head = head
+        waiting: list[Deferred[StoredEvent]] = [Deferred() for _ in prepared]
         for step in prepared:
             self._in_flight[step.stored.nid] = step.stored
-            self._pending[room_id] = self._pending.get(room_id, 0) + 1
-            answer: Deferred[StoredEvent] = Deferred()
-            waiting.append(answer)
-            written: Any = self._store.database.submit(step.append)
-            # Not awaited: whoever sent the event may go away, the commit may not be forgotten.
-            written.addCallbacks(self._committed, self._failed, callbackArgs=(step, answer), errbackArgs=(step, answer))
+        self._pending[room_id] = self._pending.get(room_id, 0) + 1
+        self._keep_tip(prepared[-1].after)
+        written: Any = self._store.database.submit(head)
+        # Not awaited: whoever sent the events may go away, the commit may not be forgotten.
+        written.addCallbacks(
+            self._committed, self._failed, callbackArgs=(prepared, waiting), errbackArgs=(prepared, waiting)
+        )
         return waiting
 
-    def _settle(self, step: _Prepared) -> None:
-        room_id = step.after.room_id
-        # The chain of appends must not be held in memory for ever.
-        step.append.after = None
-        self._in_flight.pop(step.stored.nid, None)
+    def _settle(self, prepared: Sequence[_Prepared]) -> None:
+        for step in prepared:
+            # Neither the chain of appends nor what was written must be held in memory for ever.
+            append = step.append
+            append.after = append.head = None
+            append.then = ()
+            append.encoded = b""
+        room_id = prepared[0].after.room_id
         left = self._pending[room_id] - 1
         if left:
             self._pending[room_id] = left
@@ -477,15 +504,20 @@ class RoomDoor:
         for drained in self._drained.pop(room_id, ()):
             drained.callback(None)
 
-    def _committed(self, _result: Any, step: _Prepared, answer: Deferred[StoredEvent]) -> None:
+    def _committed(self, _result: Any, prepared: Sequence[_Prepared], waiting: Sequence[Deferred[StoredEvent]]) -> None:
         store = self._store
-        store.events.add(step.stored)
-        if step.append.new_group is not None:
-            store.states.add(step.after.state_group, step.after.state, 4)
-        self._settle(step)
-        step.position.finish(lambda: self._publish(step, answer))
+        try:
+            for step in prepared:
+                store.events.add(step.stored)
+                if step.append.new_group is not None:
+                    store.states.add(step.after.state_group, step.after.state, 4)
+            self._settle(prepared)
+        finally:
+            for step, answer in zip(prepared, waiting, strict=True):
+                step.position.finish(partial(self._publish, step, answer))
 
     def _publish(self, step: _Prepared, answer: Deferred[StoredEvent]) -> None:
+        self._in_flight.pop(step.stored.nid, None)
         try:
             redacted = []
             if step.redaction is not None:
@@ -493,6 +525,11 @@ class RoomDoor:
                     new = self._store.events.redact(step.after.version, nid, step.stored)
                     if new is not None:
                         redacted.append(new)
+                    # What replaces it, and was composed before the redaction was seen, would tell its old content.
+                    for later in self._in_flight.values():
+                        if later.replaces_nid == nid:
+                            later.replaced_content = new.event.content if new is not None else {}
+                            later.head = None
             self._feed.publish(
                 Publication(
                     stored=step.stored,
@@ -506,12 +543,21 @@ class RoomDoor:
         finally:
             answer.callback(step.stored)
 
-    def _failed(self, failure: Any, step: _Prepared, answer: Deferred[StoredEvent]) -> None:
+    def _failed(self, failure: Any, prepared: Sequence[_Prepared], waiting: Sequence[Deferred[StoredEvent]]) -> None:
         # Everything composed on top of this append fails as well; the next one starts from what is stored.
-        self._tips.pop(step.after.room_id, None)
-        self._settle(step)
-        step.position.abandon()
-        answer.errback(failure)
+        self._drop_tip(prepared[0].after.room_id)
+        try:
+            for step in prepared:
+                # The writer may be about to ask this of the next append already.
+                step.append.failed = True
+                self._in_flight.pop(step.stored.nid, None)
+            self._settle(prepared)
+        finally:
+            for step in prepared:
+                room_id, number = step.after.room_id, step.position.number
+                step.position.finish(partial(self._feed.distrust, room_id, number, step.member))
+            for answer in waiting:
+                answer.errback(failure)
 
 
 async def _all(waiting: Sequence[Deferred[StoredEvent]]) -> list[StoredEvent]:
