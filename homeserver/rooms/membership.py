@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import select, update
 
-from homeserver.errors import BadRequest, NotAllowed, NotFound, UnableToAuthoriseJoin
+from homeserver.errors import BadRequest, MatrixError, NotAllowed, NotFound, UnableToAuthoriseJoin
 from homeserver.feed.feed import Feed
 from homeserver.model.content.join_rules import allowed_room_ids, is_restricted, join_rule_of
 from homeserver.model.content.power_levels import PowerLevels
@@ -34,6 +34,7 @@ InvitePolicy = Callable[[UserID, UserID], Awaitable[None]]
 
 # LIMIT: joined members that are looked at for one who may vouch for a restricted join.
 MAX_VOUCHERS: Final = 200
+_GONE: Final = ("leave", "ban")
 
 
 class Membership:
@@ -131,21 +132,26 @@ class Membership:
         membership = current.event.membership if current is not None else None
         if current is None:
             raise NotFound("Unknown room")
-        if membership not in ("leave", "ban"):
+        if membership not in _GONE or (current.position or 0) > self._feed.watermark:
             raise BadRequest("You are still in this room: leave it first")
         user_nid = await self._store.interner.user(user_id)
 
         def write(tx: Transaction) -> None:
             tx.execute(
                 update(memberships)
-                .where(memberships.c.room_nid == current.room_nid, memberships.c.user_nid == user_nid)
+                .where(
+                    memberships.c.room_nid == current.room_nid,
+                    memberships.c.user_nid == user_nid,
+                    # Not where the user has joined again meanwhile.
+                    memberships.c.membership.in_(_GONE),
+                )
                 .values(is_forgotten=True)
             )
 
         await self._store.database.write(write)
         user = self._feed.find_user(user_id)
         place = user.rooms.get(room_id) if user is not None else None
-        if place is not None:
+        if place is not None and place.membership in _GONE:
             place.is_forgotten = True
 
     async def update_profile(self, user_id: UserID, user_nid: int) -> None:
@@ -169,7 +175,7 @@ class Membership:
                 continue
             try:
                 await self._door.send(place.room_id, _template(user_id, user_id, content))
-            except NotAllowed:
+            except MatrixError:
                 continue
 
     async def leave_all(self, user_id: UserID, user_nid: int) -> None:
