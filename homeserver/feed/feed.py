@@ -78,9 +78,9 @@ class RoomFeed:
     recent: deque[StoredEvent] = field(default_factory=deque)
     listeners: set[UserFeed] = field(default_factory=set)
     joined_members: int | None = None
-    # What `feed.summary` keeps of the room until what it tells changes, and how often that was.
+    # What `feed.summary` keeps of the room until what it tells changes, and the position where it did last.
     summary: Any = None
-    summary_changes: int = 0
+    summary_changed: int = 0
 
 
 @dataclass(slots=True)
@@ -114,8 +114,8 @@ class UserFeed:
     unread: dict[RoomID, Any] = field(default_factory=dict)
     sent_members: dict[int, Any] = field(default_factory=dict)
     ruleset: Any = None
-    # How many receipts of the user were seen: for whoever reads them from the database meanwhile.
-    receipts_seen: int = 0
+    # How often what `unread` is made of (receipts, push rules) has changed: for whoever reads it meanwhile.
+    unread_changes: int = 0
 
     def joined(self) -> list[UserRoom]:
         """Return the rooms that the user is in."""
@@ -127,7 +127,16 @@ class _Loading:
     """A user who is being read from the database; `is_stale` once a membership of the user changed meanwhile."""
 
     is_stale: bool = False
+    # The reader, waiting for that change.
+    changed: Deferred[None] | None = None
+    # Others who want the user.
     waiting: list[Deferred[None]] = field(default_factory=list)
+
+    def change(self) -> None:
+        self.is_stale = True
+        changed, self.changed = self.changed, None
+        if changed is not None:
+            changed.callback(None)
 
 
 class Feed:
@@ -181,7 +190,7 @@ class Feed:
             self._change_member(room, publication.member, stored, position)
         elif stored.key_nid is not None and stored.event.type in _NAMING:
             room.summary = None
-            room.summary_changes += 1
+            room.summary_changed = position
         for user in room.listeners:
             self._touch(user, room.room_id, position)
         if publication.member is not None and publication.member.membership != "join":
@@ -209,11 +218,13 @@ class Feed:
             room.recent.clear()
             room.floor = max(room.floor, position)
             room.joined_members = room.summary = None
-            room.summary_changes += 1
+            room.summary_changed = position
         if member is not None:
-            user = self._users.get(member.user_id)
+            user, loading = self._users.get(member.user_id), self._loading.get(member.user_id)
             if user is not None:
                 self._drop_user(user)
+            if loading is not None:
+                loading.change()
 
     def touch_room(self, room_id: RoomID, position: int) -> None:
         """Something other than an event changed in a room: wake its listeners."""
@@ -268,17 +279,18 @@ class Feed:
                 found = await self._store.database.read(lambda tx: load_user_rooms(tx, user_nid))
                 # What was published while this was read may be missing from it, or come from after the watermark.
                 ahead = max((place.since for place in found), default=0)
-                while not loading.is_stale and ahead > self.watermark:
-                    await self._clock.sleep(0.001)
+                if not loading.is_stale and ahead > self.watermark:
+                    loading.changed = Deferred()
+                    await loading.changed
                 if not loading.is_stale:
                     break
+            self._trim_users()
             user = UserFeed(user_id, user_nid, self.watermark, {room.room_id: room for room in found})
             user.last_change = user.floor
             self._users[user_id] = user
             for place in found:
                 if place.membership == "join":
                     self.room(place.room_id, place.room_nid).listeners.add(user)
-            self._trim_users()
         finally:
             for waiter in self._loading.pop(user_id).waiting:
                 waiter.callback(None)
@@ -320,7 +332,7 @@ class Feed:
     # -- private -----------------------------------------------------------------------------------------------------
 
     def _add_room(self, room_id: RoomID, room_nid: int, floor: int) -> RoomFeed:
-        room = self._rooms[room_id] = RoomFeed(room_id, room_nid, floor)
+        room = self._rooms[room_id] = RoomFeed(room_id, room_nid, floor, summary_changed=floor)
         return room
 
     def _forget_oldest(self, room: RoomFeed) -> None:
@@ -349,13 +361,13 @@ class Feed:
 
     def _change_member(self, room: RoomFeed, member: MemberChange, stored: StoredEvent, position: int) -> None:
         room.summary = None
-        room.summary_changes += 1
+        room.summary_changed = position
         user = self._users.get(member.user_id)
         if user is None:
             if self._loading:
                 loading = self._loading.get(member.user_id)
                 if loading is not None:
-                    loading.is_stale = True
+                    loading.change()
             return
         place = user.rooms.get(room.room_id)
         if place is None or place.membership != member.membership:
@@ -411,7 +423,7 @@ class Feed:
                 break
 
     def _trim_users(self) -> None:
-        excess = len(self._users) - MAX_USERS
+        excess = len(self._users) + 1 - MAX_USERS
         if excess <= 0:
             return
         idle = (user for user in self._users.values() if not user.waiting)

@@ -16,7 +16,7 @@ from storage.tables.identity import user_ids
 from storage.tables.rooms import memberships, room_stats
 from storage.transaction import Transaction
 
-from .feed import Feed, UserRoom
+from .feed import Feed, RoomFeed, UserRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class MemberFacts:
 async def member_facts(store: Store, feed: Feed, places: Sequence[UserRoom]) -> dict[int, MemberFacts]:
     """Return the facts of several rooms by room_nid, from memory where no membership has changed since."""
     result: dict[int, MemberFacts] = {}
-    cold: list[int] = []
+    cold: list[RoomFeed] = []
     for place in places:
         room = feed.room(place.room_id, place.room_nid)
         if room.summary is not None:
             result[place.room_nid] = room.summary
         else:
-            cold.append(place.room_nid)
+            cold.append(room)
     if cold:
-        before = feed.watermark
-        loaded = await store.database.read(lambda tx: {nid: _load(tx, nid) for nid in cold})
+        before = [(room, room.summary_changed) for room in cold]
+        loaded = await store.database.read(lambda tx: {room.room_nid: _load(tx, room.room_nid) for room in cold})
         result.update(loaded)
-        if feed.watermark == before:
-            for place in places:
-                if place.room_nid in loaded:
-                    feed.room(place.room_id, place.room_nid).summary = loaded[place.room_nid]
+        for room, changed in before:
+            # What was published while this was read may be missing from it.
+            if room.summary_changed == changed:
+                room.summary = loaded[room.room_nid]
     return result
 
 

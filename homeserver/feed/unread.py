@@ -19,6 +19,7 @@ from sqlalchemy import select
 from homeserver.model.content.power_levels import PowerLevels
 from homeserver.model.event import Event
 from homeserver.model.ids import EventID
+from homeserver.model.push_rules.base import UNCHANGED
 from homeserver.model.push_rules.evaluate import EventFacts, RoomFacts, Ruleset, compile_rules, evaluate
 from homeserver.model.relations import Relation, find_thread, relation_of
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
@@ -149,7 +150,7 @@ class Unread:
             rows, rules = await self._store.database.read(
                 lambda tx, nids=nids: (  # type: ignore[misc]
                     _load_receipts(tx, user.user_nid, nids),
-                    self._load_rules(tx, user.user_nid) if user.ruleset is None else None,
+                    self._load_rules(tx, user.user_nid) if user.ruleset is None else UNCHANGED,
                 )
             )
             # What has changed while this was read may be missing from it.
@@ -273,9 +274,9 @@ def _count(unread: RoomUnread, by_thread: bool) -> Counts:
 
 
 def _load_receipts(tx: Transaction, user_nid: int, room_nids: Sequence[int]) -> list[Any]:
-    query = select(
-        receipts.c.room_nid, receipts.c.thread_id, receipts.c.event_position, receipts.c.position
-    ).where(receipts.c.user_nid == user_nid, receipts.c.receipt_type.in_(("m.read", "m.read.private")))
+    query = select(receipts.c.room_nid, receipts.c.thread_id, receipts.c.event_position, receipts.c.position).where(
+        receipts.c.user_nid == user_nid, receipts.c.receipt_type.in_(("m.read", "m.read.private"))
+    )
     return [row for part in chunks(room_nids) for row in tx.all(query.where(receipts.c.room_nid.in_(part)))]
 
 
