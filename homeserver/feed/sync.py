@@ -11,7 +11,7 @@ Spec: client-server API, "Syncing", `GET /_matrix/client/v3/sync`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -99,6 +99,10 @@ class _Room:
     last_join: int | None = None
     events: list[Seen] | None = None
     is_limited: bool = False
+    # Whether the timeline may lack state changes of its own time.
+    is_sieved: bool = True
+    # The state after all of the timeline's time, where that is known.
+    state_group: int | None = None
     state: list[StoredEvent] | None = None
     summary: bytes = b""
 
@@ -115,9 +119,10 @@ class Sync:
 
     async def respond(self, request: SyncRequest) -> bytes:
         """Return the response as JSON, as soon as there is something to tell."""
-        user = await self._feed.user(request.user_id, request.user_nid)
         deadline = self._clock.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S)
         while True:
+            # Asked for each time: a user who has not been waiting may have been dropped from memory.
+            user = await self._feed.user(request.user_id, request.user_nid)
             upto = self._feed.watermark
             since = request.since
             # A token from a stream that ran further than this one (a restored backup): go on from here.
@@ -147,8 +152,16 @@ class Sync:
         sections: list[bytes] = []
         is_empty = True
         if since is None or request.full_state or user.last_change > since or since < user.floor:
+            # Before anything is waited for: the memberships are those at `upto`.
+            places = self._changed_places(request, user, since)
+            if since is not None and not request.full_state and since < user.floor:
+                joined_nids = [place.room_nid for place in places if place.membership == "join"]
+                nids = await self._store.database.read(
+                    lambda tx: load_changed_rooms(tx, user.user_nid, joined_nids, since)
+                )
+                places = [place for place in places if place.room_nid in nids or place.since > since]
             ignored = await self._streams.ignored_users(user)
-            rooms, invites, knocks = await self._choose_rooms(request, user, since, upto)
+            rooms, invites, knocks = await self._choose_rooms(request, user, places, since, upto)
             parts = await self._render_rooms(request, user, rooms, ignored)
             joined = [part for room, part in zip(rooms, parts, strict=True) if part and not room.is_left]
             left = [part for room, part in zip(rooms, parts, strict=True) if part and room.is_left]
@@ -179,27 +192,27 @@ class Sync:
         head = b'{"next_batch":"%s"' % str(StreamToken(upto)).encode()
         return b",".join([head, *sections]) + b"}", is_empty
 
+    def _changed_places(self, request: SyncRequest, user: UserFeed, since: int | None) -> list[UserRoom]:
+        """Return the user's rooms in which something may have changed; all where memory does not reach back so far."""
+        if since is None or request.full_state or since < user.floor:
+            return list(user.rooms.values())
+        places: list[UserRoom] = []
+        for room_id, position in reversed(user.changed.items()):
+            if position <= since:
+                break
+            place = user.rooms.get(room_id)
+            if place is not None:
+                places.append(place)
+        return places
+
     async def _choose_rooms(
-        self, request: SyncRequest, user: UserFeed, since: int | None, upto: int
+        self, request: SyncRequest, user: UserFeed, places: Sequence[UserRoom], since: int | None, upto: int
     ) -> tuple[list[_Room], list[UserRoom], list[UserRoom]]:
         chosen = request.filter
-        if since is None or request.full_state:
-            candidates: Iterable[UserRoom] = list(user.rooms.values())
-        elif since >= user.floor:
-            candidates = []
-            for room_id, position in reversed(user.changed.items()):
-                if position <= since:
-                    break
-                place = user.rooms.get(room_id)
-                if place is not None:
-                    candidates.append(place)
-        else:
-            nids = await self._store.database.read(lambda tx: load_changed_rooms(tx, user, since))
-            candidates = [place for place in user.rooms.values() if place.room_nid in nids or place.since > since]
         rooms: list[_Room] = []
         invites: list[UserRoom] = []
         knocks: list[UserRoom] = []
-        for place in candidates:
+        for place in places:
             if not chosen.accepts_room(place.room_id):
                 continue
             is_new = since is None or place.since > since
@@ -211,12 +224,11 @@ class Sync:
             elif place.membership == "knock":
                 if is_new or request.full_state:
                     knocks.append(place)
-            elif place.is_forgotten:
-                continue
             elif since is None:
-                if chosen.include_leave:
+                if chosen.include_leave and not place.is_forgotten:
                     rooms.append(await self._left_room(user, place, None, upto))
             elif is_new:
+                # Forgotten or not: the user's other devices have to hear of the leave.
                 rooms.append(await self._left_room(user, place, since, upto))
         return rooms, invites, knocks
 
@@ -263,7 +275,12 @@ class Sync:
             has_news = bool(
                 room.events or room.state or room.summary or nid in ephemeral or nid in private or room.after is None
             )
-            is_read = room.place.room_id in counts and self._has_read(user, room)
+            # The user's own receipt, or a message that the filter took away: the counts are told.
+            is_read = (
+                room.after is not None
+                and room.place.room_id in counts
+                and counts[room.place.room_id].changed > room.after
+            )
             if not (has_news or room.is_left or request.full_state or is_read):
                 result.append(b"")
                 continue
@@ -283,17 +300,13 @@ class Sync:
             result.append(orjson.dumps(room.place.room_id) + b":{" + b",".join(parts) + b"}")
         return result
 
-    def _has_read(self, user: UserFeed, room: _Room) -> bool:
-        # The user's own receipt, private perhaps and filtered away, changes the counts: the room is told.
-        return room.after is not None and user.changed.get(room.place.room_id, 0) > room.after
-
     def _render_timeline(self, room: _Room, show: Callable[[StoredEvent, bytes | None], bytes]) -> bytes:
         events = room.events or []
         encoded = [show(seen.stored, seen.membership) for seen in events]
         if events:
             before = (events[0].stored.position or 1) - 1
         else:
-            before = room.after if room.after is not None else room.upto
+            before = room.after if room.after is not None and not room.is_limited else room.upto
         return b'"timeline":{"events":[%s],"limited":%s,"prev_batch":"%s"}' % (
             b",".join(encoded),
             b"true" if room.is_limited else b"false",
@@ -330,7 +343,22 @@ class Sync:
             reader = Reader(request.user_id, request.user_nid, room.place.since)
         else:
             reader = Reader(request.user_id, request.user_nid, None, room.last_join)
-        room.events = await see(self._store, reader, events)
+        seen = await see(self._store, reader, events)
+        is_filtered = not chosen.is_pass_all or chosen.contains_url is not None
+        if events and not is_filtered:
+            room.state_group = events[-1].state_group
+        room.is_sieved = is_filtered
+        if len(seen) < len(events):
+            # What the user may not see may have changed the state: the timeline begins behind it.
+            room.is_sieved = True
+            shown = {each.stored.nid for each in seen}
+            hidden = max(
+                (stored.position or 0 for stored in events if stored.key_nid and stored.nid not in shown), default=0
+            )
+            kept = [each for each in seen if (each.stored.position or 0) > hidden]
+            room.is_limited = room.is_limited or len(kept) < len(seen)
+            seen = kept
+        room.events = seen
 
     async def _fill_states(self, request: SyncRequest, user: UserFeed, rooms: list[_Room]) -> None:
         chosen = request.filter
@@ -338,7 +366,7 @@ class Sync:
         wanted_summary = [
             room
             for room in rooms
-            if not room.is_left and (room.after is None or request.full_state or _has_member_event(room))
+            if not room.is_left and (room.after is None or request.full_state or self._has_other_summary(room))
         ]
         facts = await member_facts(self._store, self._feed, [room.place for room in wanted_summary])
         heroes: dict[int, tuple[UserID, ...]] = {}
@@ -371,6 +399,9 @@ class Sync:
                 ]
             room.state = state
 
+    def _has_other_summary(self, room: _Room) -> bool:
+        return self._feed.room(room.place.room_id, room.place.room_nid).summary_changed > (room.after or 0)
+
     async def _state_delta(self, request: SyncRequest, room: _Room) -> tuple[dict[int, int], Mapping[int, int] | None]:
         """Return what of the state the response must tell, and the state it leads to (None where not needed)."""
         place, events = room.place, room.events or []
@@ -379,28 +410,30 @@ class Sync:
         is_full = room.after is None or request.full_state
         wants_end = request.state_after is not None
         lazy = request.filter.state.lazy_load_members or request.filter.timeline.lazy_load_members
-        if not is_full and not room.is_limited:
-            # Nothing was left out: all changes are in the timeline, unless the filter took some of them.
-            is_filtered = not request.filter.timeline.is_pass_all or request.filter.timeline.contains_url is not None
-            if not is_filtered:
-                delta: dict[int, int] = {}
-                if wants_end:
-                    delta = {seen.stored.key_nid: seen.stored.nid for seen in events if seen.stored.key_nid is not None}
-                end = None
-                if lazy and events:
-                    last = events[-1].stored.state_group
-                    end = await self._store.states.get(last) if last is not None else None
-                return delta, end
-        if wants_end or not events:
+        # With nothing left out, all changes are in the timeline.
+        is_complete = not is_full and not room.is_limited and not room.is_sieved
+        if is_complete and not (lazy and events):
+            if wants_end:
+                return {
+                    seen.stored.key_nid: seen.stored.nid for seen in events if seen.stored.key_nid is not None
+                }, None
+            return {}, None
+        group = room.state_group
+        if group is None:
             group = await self._timeline.state_group_at(place.room_id, place.room_nid, room.upto)
-            if group is None:
-                return {}, None
-            end = await self._store.states.get(group)
-        else:
-            first = events[0].stored
-            end = await self._store.states.get(first.state_group or 0)
-            if first.key_nid is not None:
-                end = end.insert(first.key_nid, first.replaces_nid) if first.replaces_nid else end.remove(first.key_nid)
+        if group is None:
+            return {}, None
+        end = await self._store.states.get(group)
+        first: dict[int, int | None] = {}
+        for seen in events:
+            if seen.stored.key_nid is not None:
+                first.setdefault(seen.stored.key_nid, seen.stored.replaces_nid)
+        if not wants_end:
+            # `state` leads to the start of the timeline; what the timeline hides of its own time goes there too.
+            for key_nid, nid in first.items():
+                end = end.insert(key_nid, nid) if nid else end.discard(key_nid)
+        if is_complete:
+            return ({key_nid: end[key_nid] for key_nid in first} if wants_end else {}), end
         if is_full:
             return dict(end.items()), end
         earlier = await self._timeline.state_group_at(place.room_id, place.room_nid, room.after or 0)
@@ -420,12 +453,16 @@ class Sync:
     ) -> dict[int, int]:
         """Keep of the member events only those that the timeline and the summary need. Spec: "Lazy-loading"."""
         interner = self._store.interner
-        senders = {seen.stored.event.sender for seen in room.events or ()}
+        senders = {str(seen.stored.event.sender) for seen in room.events or ()}
         senders.update(heroes)
-        if room.after is None or request.full_state:
+        is_full = room.after is None or request.full_state
+        if is_full:
             senders.add(request.user_id)
         kept: dict[int, int] = {}
-        if delta:
+        if not is_full:
+            # Spec: sync: the memberships that changed in a gap are all told, or they would be lost.
+            kept.update(delta)
+        elif delta:
             unknown = [key_nid for key_nid in delta if interner.known_key_name(key_nid) is None]
             if unknown:
                 await interner.key_names(unknown)
@@ -434,14 +471,13 @@ class Sync:
                 if name is None or name[0] != "m.room.member" or name[1] in senders:
                     kept[key_nid] = nid
         if end is not None and senders:
-            keys = [("m.room.member", str(sender)) for sender in senders]
+            keys = [("m.room.member", sender) for sender in senders]
             if any(interner.known_key(key) is None for key in keys):
                 await interner.find_keys(keys)
-            in_timeline = {seen.stored.nid for seen in room.events or () if seen.stored.key_nid is not None}
             for key in keys:
                 member_key = interner.known_key(key)
                 current = end.get(member_key) if member_key is not None else None
-                if member_key is not None and current is not None and current not in in_timeline:
+                if member_key is not None and current is not None:
                     kept[member_key] = current
         return self._without_redundant(request, user, room, kept)
 
@@ -450,7 +486,9 @@ class Sync:
     ) -> dict[int, int]:
         if request.device_nid is None:
             return delta
-        sent: dict[tuple[int, int], int] = user.sent_members.setdefault(request.device_nid, {})
+        # Which member event the device was told, and by which response: one that it may not have got does not count.
+        sent: dict[tuple[int, int], tuple[int, int]] = user.sent_members.setdefault(request.device_nid, {})
+        since = -1 if request.since is None else request.since
         if len(sent) > MAX_SENT_MEMBERS or (request.since is None and room.after is None):
             for key in (
                 [key for key in sent if key[0] == room.place.room_nid] if len(sent) <= MAX_SENT_MEMBERS else list(sent)
@@ -466,12 +504,13 @@ class Sync:
             if name is None or name[0] != "m.room.member":
                 kept[key_nid] = nid
                 continue
-            if redundant_too or request.full_state or sent.get((room.place.room_nid, key_nid)) != nid:
+            told_nid, told_at = sent.get((room.place.room_nid, key_nid), (0, 0))
+            if redundant_too or request.full_state or told_nid != nid or told_at > since:
                 kept[key_nid] = nid
-            sent[room.place.room_nid, key_nid] = nid
+                sent[room.place.room_nid, key_nid] = nid, room.upto
         for seen in room.events or ():
             if seen.stored.event.type == "m.room.member" and seen.stored.key_nid is not None:
-                sent[room.place.room_nid, seen.stored.key_nid] = seen.stored.nid
+                sent[room.place.room_nid, seen.stored.key_nid] = seen.stored.nid, room.upto
         return kept
 
     def _renderer(
@@ -567,10 +606,6 @@ async def _ask(stream: RoomStream, user: UserFeed, rooms: Sequence[_Room]) -> di
     return found
 
 
-def _has_member_event(room: _Room) -> bool:
-    return room.is_limited or any(seen.stored.event.type == "m.room.member" for seen in room.events or ())
-
-
 def _summary(facts: MemberFacts, heroes: Sequence[UserID]) -> bytes:
     summary: dict[str, Any] = {
         "m.joined_member_count": facts.joined,
@@ -581,20 +616,19 @@ def _summary(facts: MemberFacts, heroes: Sequence[UserID]) -> bytes:
     return orjson.dumps(summary)
 
 
-def load_changed_rooms(tx: Transaction, user: UserFeed, since: int) -> set[int]:
-    """Return the numbers of the user's rooms in which anything changed after `since`."""
-    nids = [place.room_nid for place in user.rooms.values() if place.membership == "join"]
+def load_changed_rooms(tx: Transaction, user_nid: int, joined_nids: Sequence[int], since: int) -> set[int]:
+    """Return the numbers of a user's rooms in which anything changed after `since`; the user is in `joined_nids`."""
     found: set[int] = set()
-    for part in chunks(nids):
+    for part in chunks(joined_nids):
         for table in (room_tips, receipts):
             query = select(table.c.room_nid).where(table.c.room_nid.in_(part), table.c.position > since).distinct()
             found.update(row[0] for row in tx.all(query))
     private = select(account_data.c.room_nid).where(
-        account_data.c.user_nid == user.user_nid, account_data.c.position > since
+        account_data.c.user_nid == user_nid, account_data.c.position > since
     )
     found.update(row[0] for row in tx.all(private))
     changes = select(membership_changes.c.room_nid).where(
-        membership_changes.c.user_nid == user.user_nid, membership_changes.c.position > since
+        membership_changes.c.user_nid == user_nid, membership_changes.c.position > since
     )
     found.update(row[0] for row in tx.all(changes))
     return found
