@@ -12,6 +12,7 @@ from homeserver.users.interactive_auth import PASSWORD, InteractiveAuth, Operati
 from homeserver.users.sessions import Requester
 from homeserver.web.params import optional_str, require_str_list
 from homeserver.web.request import WebRequest
+from homeserver.web.response import Response
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access
@@ -47,10 +48,15 @@ class Devices:
         requester: Requester = request.requester
         return await self._devices.get_device(requester.user_nid, request.args["deviceId"])
 
-    async def put_device(self, request: WebRequest) -> dict[str, Any]:
-        """Rename a device."""
+    async def put_device(self, request: WebRequest) -> dict[str, Any] | Response:
+        """Rename a device; an application service may make one so."""
         requester: Requester = request.requester
         display_name = optional_str(request.json(), "display_name")
+        # Spec: application service API, "Creating devices".
+        if requester.appservice is not None and await self._devices.create(
+            requester.user_nid, request.args["deviceId"], display_name
+        ):
+            return Response(201, b"{}")
         await self._devices.rename(requester.user_id, requester.user_nid, request.args["deviceId"], display_name)
         return {}
 

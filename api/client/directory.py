@@ -28,6 +28,9 @@ from homeserver.web.router import Route, expand_prefixes
 from ..auth import Access, refuse_suspended
 from ..ratelimit import Limit
 
+CheckNamespace = Callable[[RoomAlias, Requester], bool]
+"""Raises Exclusive where the requester may not touch an alias; True where it is the requester's in any room."""
+
 RemoteRooms = Callable[[ServerName, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """Asks another server for its published rooms, with the body of a POST /publicRooms; RemoteError."""
 
@@ -45,12 +48,14 @@ class DirectoryAPI:
         *,
         server_name: ServerName,
         remote: RemoteRooms | None = None,
+        check_namespace: CheckNamespace = lambda alias, requester: False,
     ) -> None:
         self._directory = directory
         self._publishing = publishing
         self._config = config
         self._server_name = server_name
         self._remote = remote
+        self._check_namespace = check_namespace
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -86,6 +91,7 @@ class DirectoryAPI:
         refuse_suspended(requester)
         alias = _alias(request)
         room_id = RoomID.parse(require_str(request.json(), "room_id"))
+        self._check_namespace(alias, requester)
         await self._publishing.add_alias(requester.user_id, alias, room_id)
         return {}
 
@@ -93,7 +99,10 @@ class DirectoryAPI:
         """Remove an alias."""
         requester: Requester = request.requester
         refuse_suspended(requester)
-        await self._publishing.remove_alias(requester.user_id, _alias(request), is_admin=requester.is_admin)
+        alias = _alias(request)
+        # Spec: application service API, "Server admin style permissions": "full control" over its aliases.
+        is_own = self._check_namespace(alias, requester)
+        await self._publishing.remove_alias(requester.user_id, alias, is_admin=requester.is_admin or is_own)
         return {}
 
     async def get_aliases(self, request: WebRequest) -> dict[str, Any]:

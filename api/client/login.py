@@ -18,6 +18,7 @@ from homeserver.web.params import optional_bool, optional_object, optional_str, 
 from homeserver.web.request import WebRequest
 from homeserver.web.router import Route, expand_prefixes
 
+from ..appservices import APPLICATION_SERVICE, AppserviceAccess
 from ..auth import Access
 from ..ratelimit import ClientRates, Limit
 
@@ -55,6 +56,7 @@ class Login:
         *,
         has_passwords: bool,
         well_known: Mapping[str, Any] | None = None,
+        appservices: AppserviceAccess | None = None,
     ) -> None:
         self._credentials = credentials
         self._sessions = sessions
@@ -62,13 +64,14 @@ class Login:
         self._rates = rates
         self._has_passwords = has_passwords
         self._well_known = well_known
+        self._appservices = appservices
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         prefix = "/_matrix/client/v3"
         routes = [
             Route("GET", f"{prefix}/login", self.get_login),
-            Route("POST", f"{prefix}/login", self.post_login, limit=Limit.LOGIN_ADDRESS),
+            Route("POST", f"{prefix}/login", self.post_login),
             Route("POST", f"{prefix}/refresh", self.post_refresh, limit=Limit.PROBING),
             Route("POST", f"{prefix}/logout", self.post_logout, auth=Access.LOGOUT),
             Route("POST", f"{prefix}/logout/all", self.post_logout_all, auth=Access.LOGOUT),
@@ -77,18 +80,32 @@ class Login:
 
     async def get_login(self, request: WebRequest) -> dict[str, Any]:
         """The ways of logging in."""
-        return {"flows": [{"type": PASSWORD}] if self._has_passwords else []}
+        flows = [{"type": PASSWORD}] if self._has_passwords else []
+        if self._appservices is not None and self._appservices.has_services:
+            flows.append({"type": APPLICATION_SERVICE})
+        return {"flows": flows}
 
     async def post_login(self, request: WebRequest) -> dict[str, Any]:
-        """Log in with a password."""
+        """Log in with a password, or as an application service's user."""
+        services = self._appservices
+        service = None if services is None else services.find_service(request)
+        if service is None or service.is_rate_limited:
+            self._rates.check_address(Limit.LOGIN_ADDRESS, request)
         body = request.json()
-        if require_str(body, "type") != PASSWORD or not self._has_passwords:
+        kind = require_str(body, "type")
+        is_service = services is not None and kind == APPLICATION_SERVICE
+        if not is_service and (kind != PASSWORD or not self._has_passwords):
             raise BadRequest("Bad login type.")
         device_id = optional_str(body, "device_id")
         display_name = optional_str(body, "initial_device_display_name")
         with_refresh_token = optional_bool(body, "refresh_token")
-        account = await self._credentials.check(_user_of(body), require_str(body, "password"))
-        self._rates.check_key(Limit.LOGIN_ACCOUNT, account.user_id)
+        if services is not None and is_service:
+            service = services.get_service(request)
+            services.check_sessions(service)
+            account = await services.account_for_login(service, _user_of(body))
+        else:
+            account = await self._credentials.check(_user_of(body), require_str(body, "password"))
+            self._rates.check_key(Limit.LOGIN_ACCOUNT, account.user_id)
         login = await self._sessions.log_in(
             account, device_id=device_id, display_name=display_name, with_refresh_token=with_refresh_token
         )

@@ -21,16 +21,26 @@ from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access, refuse_suspended
 from ..ratelimit import ClientRates, Limit
+from .directory import CheckNamespace
 
 
 class RoomMembership:
     """`/createRoom`, `/join`, `/rooms/{roomId}/join|leave|invite|kick|ban|unban|forget`, `/knock`."""
 
-    def __init__(self, creation: RoomCreation, membership: Membership, directory: Directory, rates: ClientRates) -> None:
+    def __init__(
+        self,
+        creation: RoomCreation,
+        membership: Membership,
+        directory: Directory,
+        rates: ClientRates,
+        *,
+        check_namespace: CheckNamespace = lambda alias, requester: False,
+    ) -> None:
         self._creation = creation
         self._membership = membership
         self._directory = directory
         self._rates = rates
+        self._check_namespace = check_namespace
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -59,9 +69,11 @@ class RoomMembership:
         if wanted.invite_3pid:
             # Nobody could carry the invites: no identity server is used here.
             raise BadJson("'invite_3pid' is not supported by this server")
+        alias = wanted.alias(requester.user_id)
+        if alias is not None:
+            self._check_namespace(alias, requester)
         room_id = await self._creation.create(requester.user_id, wanted)
         answer: dict[str, Any] = {"room_id": room_id}
-        alias = wanted.alias(requester.user_id)
         if alias is not None:
             # COMPAT(synapse): clients of old look at it.
             answer["room_alias"] = alias

@@ -18,6 +18,7 @@ from homeserver.web.params import optional_bool, optional_str
 from homeserver.web.request import WebRequest
 from homeserver.web.router import Route, expand_prefixes
 
+from ..appservices import APPLICATION_SERVICE, AppserviceAccess
 from ..ratelimit import ClientRates, Limit
 from .login import login_answer
 
@@ -36,6 +37,8 @@ class Register:
         sessions: Sessions,
         interactive_auth: InteractiveAuth,
         rates: ClientRates,
+        *,
+        appservices: AppserviceAccess | None = None,
     ) -> None:
         self._registration = registration
         self._accounts = accounts
@@ -43,11 +46,12 @@ class Register:
         self._sessions = sessions
         self._interactive_auth = interactive_auth
         self._rates = rates
+        self._appservices = appservices
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         routes = [
-            Route("POST", "/_matrix/client/v3/register", self.post_register, limit=Limit.PROBING),
+            Route("POST", "/_matrix/client/v3/register", self.post_register),
             Route("GET", "/_matrix/client/v3/register/available", self.get_available, limit=Limit.PROBING),
         ]
         validity = Route(
@@ -60,6 +64,9 @@ class Register:
 
     async def post_register(self, request: WebRequest) -> dict[str, Any]:
         """Make an account, and log in unless that is inhibited."""
+        services = self._appservices
+        if services is None or services.find_service(request) is None:
+            self._rates.check_address(Limit.PROBING, request)
         kind = request.query("kind")
         if kind == "guest":
             return await self._register_guest(request)
@@ -67,6 +74,8 @@ class Register:
             raise InvalidParam("'kind' is neither user nor guest")
         body = request.json()
         wishes = _wishes(body)
+        if services is not None and body.get("type") == APPLICATION_SERVICE:
+            return await self._register_for_service(services, request, wishes)
         flows = self._registration.flows()
         if body.get("auth") is not None:
             # Each proof is an account or a guess at a registration token.
@@ -84,15 +93,7 @@ class Register:
         if password is None:
             raise MissingParam("'password' is missing")
         account = await self._make(guest, wishes, password, proof.results.get(REGISTRATION_TOKEN))
-        if wishes.get("inhibit_login"):
-            return _without_login(account)
-        login = await self._sessions.log_in(
-            account,
-            device_id=wishes.get("device_id"),
-            display_name=wishes.get("initial_device_display_name"),
-            with_refresh_token=wishes.get("refresh_token", False),
-        )
-        return login_answer(login)
+        return await self._answer(account, wishes)
 
     async def get_available(self, request: WebRequest) -> dict[str, Any]:
         """Tell whether a user name could be registered."""
@@ -122,6 +123,31 @@ class Register:
         if inhibit_login:
             return _without_login(account)
         return login_answer(await self._sessions.log_in(account))
+
+    async def _register_for_service(
+        self, services: AppserviceAccess, request: WebRequest, wishes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        # Spec: application service API, "Server admin style permissions".
+        service = services.get_service(request)
+        services.check_sessions(service, inhibit_login=wishes.get("inhibit_login", False))
+        username = wishes.get("username")
+        if username is None:
+            raise MissingParam("'username' is missing")
+        if wishes.get("device_id") is not None:
+            check_device_id(wishes["device_id"])
+        check_device_name(wishes.get("initial_device_display_name"))
+        return await self._answer(await services.register(service, username), wishes)
+
+    async def _answer(self, account: Account, wishes: Mapping[str, Any]) -> dict[str, Any]:
+        if wishes.get("inhibit_login"):
+            return _without_login(account)
+        login = await self._sessions.log_in(
+            account,
+            device_id=wishes.get("device_id"),
+            display_name=wishes.get("initial_device_display_name"),
+            with_refresh_token=wishes.get("refresh_token", False),
+        )
+        return login_answer(login)
 
     async def _register_guest(self, request: WebRequest) -> dict[str, Any]:
         self._rates.check_address(Limit.REGISTRATION, request)

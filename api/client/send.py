@@ -112,7 +112,11 @@ class Send:
     async def _once(self, request: WebRequest, endpoint: str, room_id: RoomID, template: EventTemplate) -> Response:
         requester: Requester = request.requester
         txn_id = request.args.get("txnId")
-        if txn_id is None or requester.device_nid is None:
+        scope = requester.device_nid
+        if scope is None and requester.appservice is not None:
+            # It acts without a device; its users have numbers that no device has.
+            scope = requester.user_nid
+        if txn_id is None or scope is None:
             return _event_id((await self._door.send(room_id, template)).event_id)
         if len(txn_id.encode()) > 255:
             raise InvalidParam("the transaction ID is over 255 bytes")
@@ -120,7 +124,7 @@ class Send:
         async def send(transaction: ClientTransaction) -> EventID:
             return (await self._door.send(room_id, template, transaction=transaction)).event_id
 
-        return _event_id(await self._transactions.once(requester.device_nid, endpoint, txn_id, send))
+        return _event_id(await self._transactions.once(scope, endpoint, txn_id, send))
 
     async def _check_member(
         self, room_id: RoomID, requester: Requester, state_key: str, content: Mapping[str, Any]

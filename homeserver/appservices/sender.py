@@ -298,7 +298,9 @@ class _Queue:
             batch = await self._next_events(MAX_EVENTS - len(self._gathered))
             if not batch:
                 break
-            aliased = await self._load_members({stored.room_nid for stored in batch})
+            # Its last member may leave within the batch; then the aliases count.
+            changing = {stored.room_nid for stored in batch if stored.event.type == "m.room.member"}
+            aliased = await self._load_members({stored.room_nid for stored in batch}, changing)
             for stored in batch:
                 if self._concerns(stored, aliased):
                     event = render(stored, now_ms, with_room_id=True)
@@ -373,13 +375,17 @@ class _Queue:
             return True
         return stored.room_nid in aliased or service.is_user(event.sender) or service.is_room(event.room_id)
 
-    async def _load_members(self, room_nids: Collection[int]) -> Collection[int]:
+    async def _load_members(self, room_nids: Collection[int], changing: Collection[int] = ()) -> Collection[int]:
         """Learn who of the service is in the rooms at the present place; return the rooms with aliases of its own."""
         missing = [nid for nid in room_nids if nid not in self._rooms]
         place, service = self._place, self.service
         uncertain: list[int] = []
         if service.aliases:
-            uncertain = [nid for nid in room_nids if nid in missing or not self._rooms[nid].members]
+            uncertain = [
+                nid
+                for nid in room_nids
+                if nid in changing or (room := self._rooms.get(nid)) is None or not room.members
+            ]
         if not missing and not uncertain:
             return ()
 

@@ -20,7 +20,7 @@ from storage.database import Database
 from storage.devices import DeviceRow
 from storage.transaction import Transaction
 
-from .sessions import Requester, Sessions, check_device_name
+from .sessions import MAX_DEVICE_ID_CHARACTERS, Requester, Sessions, check_device_name
 
 DeviceEraser = Callable[[Transaction, int, Sequence[int]], None]
 """Deletes what belongs to devices: called with (transaction, user_nid, device_nids)."""
@@ -72,6 +72,17 @@ class Devices:
     async def get_device(self, user_nid: int, device_id: str) -> dict[str, Any]:
         """Return one device in the form that clients know; NotFound."""
         return self._to_wire(await self._get(user_nid, device_id))
+
+    async def find_nid(self, user_nid: int, device_id: str) -> int | None:
+        """Return the number of a user's device, or None."""
+        if len(device_id) > MAX_DEVICE_ID_CHARACTERS:
+            return None
+        row = await self._database.read(lambda tx: storage.find_device(tx, user_nid, device_id))
+        return None if row is None else row.device_nid
+
+    async def create(self, user_nid: int, device_id: str, display_name: str | None) -> bool:
+        """Give a user a device without a session; False when there is one of this ID already. InvalidParam."""
+        return await self._sessions.create_device(user_nid, device_id, display_name)
 
     async def rename(self, user_id: UserID, user_nid: int, device_id: str, display_name: str | None) -> None:
         """Change a device's display name; None only checks that there is such a device. NotFound, InvalidParam."""

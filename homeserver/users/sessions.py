@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,6 +100,7 @@ class Sessions:
         self._tokens_of: dict[int, set[str]] = {}
         # Counts what was forgotten: an answer that was read before is not kept.
         self._forgettings = 0
+        self._forgotten: list[Callable[[int], None]] = []
         self._seen: dict[int, tuple[int, str | None, str | None]] = {}
 
     def start(self) -> None:
@@ -172,6 +173,12 @@ class Sessions:
         self._forgettings += 1
         for token in self._tokens_of.pop(user_nid, ()):
             self._known.pop(token, None)
+        for listener in self._forgotten:
+            listener(user_nid)
+
+    def when_forgotten(self, listener: Callable[[int], None]) -> None:
+        """Call `listener(user_nid)` whenever what is known of a user's rights has to be read anew."""
+        self._forgotten.append(listener)
 
     # -- last seen ---------------------------------------------------------------------------------------------------
 
@@ -233,6 +240,13 @@ class Sessions:
             is_new_device=found_nid == device_nid,
             tokens=issue.tokens,
         )
+
+    async def create_device(self, user_nid: int, device_id: str, display_name: str | None) -> bool:
+        """Give a user a device without a session; False when there is one of this ID already. InvalidParam."""
+        check_device_id(device_id)
+        check_device_name(display_name)
+        device_nid = self._numbers.next()
+        return await self._database.write(lambda tx: _create_device(tx, user_nid, device_nid, device_id, display_name))
 
     async def refresh(self, refresh_token: str) -> IssuedTokens:
         """Exchange a refresh token for a new pair of tokens.
@@ -393,12 +407,24 @@ def _log_in(
         storage.delete_tokens_of_device(tx, device.device_nid)
         device_nid = device.device_nid
     else:
-        if storage.count_devices(tx, user_nid, MAX_DEVICES) >= MAX_DEVICES:
-            raise InvalidParam(f"A user has at most {MAX_DEVICES} devices; delete one first")
+        _check_room_for_device(tx, user_nid)
         device_nid = new_nid
         storage.create_device(tx, device_nid=new_nid, user_nid=user_nid, device_id=device_id, display_name=display_name)
     issue.store(tx, user_nid, device_nid)
     return device_nid
+
+
+def _create_device(tx: Transaction, user_nid: int, device_nid: int, device_id: str, display_name: str | None) -> bool:
+    if storage.find_device(tx, user_nid, device_id) is not None:
+        return False
+    _check_room_for_device(tx, user_nid)
+    storage.create_device(tx, device_nid=device_nid, user_nid=user_nid, device_id=device_id, display_name=display_name)
+    return True
+
+
+def _check_room_for_device(tx: Transaction, user_nid: int) -> None:
+    if storage.count_devices(tx, user_nid, MAX_DEVICES) >= MAX_DEVICES:
+        raise InvalidParam(f"A user has at most {MAX_DEVICES} devices; delete one first")
 
 
 def _new_device_id() -> str:
