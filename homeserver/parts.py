@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.appservices import AppserviceAccess, AppservicePing
 from api.auth import Authenticator
 from api.client.account import Account
 from api.client.account_data import AccountDataApi
@@ -44,6 +45,9 @@ from api.client.wellknown import WellKnown, client_discovery, support_contact
 from api.health import Health
 from api.media import MediaApi
 from api.ratelimit import ClientRates, Limit, PasswordAttempts
+from homeserver.appservices.client import AppserviceClient
+from homeserver.appservices.registry import Registry
+from homeserver.appservices.sender import AppserviceSender
 from homeserver.config import Config
 from homeserver.errors import InviteBlocked, NotFound
 from homeserver.feed.bundles import Bundles
@@ -56,7 +60,7 @@ from homeserver.feed.sync import Streams, Sync
 from homeserver.feed.timeline import Timeline
 from homeserver.feed.unread import Unread
 from homeserver.media.repository import MediaRepository, MediaRules
-from homeserver.model.ids import ServerName, UserID
+from homeserver.model.ids import RoomAlias, RoomID, ServerName, UserID
 from homeserver.model.presets import Preset, RoomRequest
 from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.signing import SigningKey
@@ -74,6 +78,7 @@ from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.transactions import TransactionIDs
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
+from homeserver.runtime.outgoing import Outgoing
 from homeserver.runtime.tasks import Tasks
 from homeserver.runtime.threads import Threads
 from homeserver.users.account_data import AccountData
@@ -122,6 +127,16 @@ class Base:
     door: RoomDoor
     rates: ClientRates
 
+    outgoing: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Appservices:
+    """The application services, and what is sent to them."""
+
+    registry: Registry
+    client: AppserviceClient
+    sender: AppserviceSender
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -199,6 +214,7 @@ class Parts:
         await self.data.presence.stop()
         await self.users.sessions.stop()
         await self.base.store.stop()
+        await self.base.outgoing.stop()
         await self.base.work_threads.stop()
         await self.base.database_threads.stop()
 
@@ -213,11 +229,14 @@ async def build(
     registered: Registered = lambda user_id: None,
 ) -> Parts:
     """Open the database and build everything on it; `registered` is told of new accounts."""
-    base = await _open(config, key, reactor, clock, tasks)
+    registry = Registry.load(config.appservices.files, config.server.name)
+    base = await _open(config, key, reactor, clock, tasks, registry)
     try:
-        data = _build_data(base)
-        users = _build_users(base, data, registered)
-        rooms = _build_rooms(base, data, users)
+        appservices = _build_appservices(base, registry)
+        data = _build_data(base, appservices)
+        users = _build_users(base, data, appservices, registered)
+        rooms = _build_rooms(base, data, users, appservices)
+        access = AppserviceAccess(registry, users.accounts, users.sessions, users.devices)
         media = MediaRepository(
             base.store.database,
             BlobStore(config.media.store_path),
@@ -227,9 +246,16 @@ async def build(
             rules=MediaRules.of(config.media),
         )
         register = Register(
-            users.registration, users.accounts, users.credentials, users.sessions, users.interactive_auth, base.rates
+            users.registration,
+            users.accounts,
+            users.credentials,
+            users.sessions,
+            users.interactive_auth,
+            base.rates,
+            appservices=access,
         )
-        routes = _routes(base, data, users, rooms, media, register)
+        routes = _routes(base, data, users, rooms, media, register, access)
+        routes += AppservicePing(registry, appservices.client, appservices.sender).routes()
         await users.accounts.start()
         await users.registration.start()
         users.sessions.start()
@@ -237,12 +263,17 @@ async def build(
         if config.media.enabled:
             await media.start()
     except BaseException:
+        await appservices.sender.start()
         await base.store.stop()
         raise
-    return Parts(base, data, users, rooms, media, Authenticator(users.sessions), register, routes)
+    # Without services, no token need be looked for among theirs.
+    authenticator = Authenticator(users.sessions, appservice_requester=access.requester if len(registry) else None)
+    return Parts(base, data, users, rooms, media, authenticator, register, routes)
+        await base.work_threads.stop()
+        await base.database_threads.stop()
 
 
-async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tasks: Tasks) -> Base:
+async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tasks: Tasks, registry: Registry) -> Base:
     readers = config.database.pool_size
     database_threads = Threads(reactor, readers + FURTHER_DATABASE_THREADS, "database")
     store = Store(
@@ -262,6 +293,11 @@ async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
     feed = Feed(store, clock)
     return Base(
         config=config,
+
+    def is_exempt(requester: Requester) -> bool:
+        appservice = requester.appservice
+        return appservice is not None and not registry.is_rate_limited(appservice, requester.user_id)
+
         server_name=server_name,
         clock=clock,
         tasks=tasks,
@@ -271,17 +307,32 @@ async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         feed=feed,
         timeline=Timeline(store, feed),
         door=RoomDoor(store, feed, Lanes(), clock, Identity(server_name, key)),
-        rates=ClientRates(RateLimits(clock), config.limits),
+        rates=ClientRates(RateLimits(clock), config.limits, is_exempt=is_exempt),
+        outgoing=Outgoing(reactor),
     )
 
 
-def _build_data(base: Base) -> Data:
+def _build_appservices(base: Base, registry: Registry) -> Appservices:
+    client = AppserviceClient(registry, base.outgoing, base.clock)
+    return Appservices(
+        registry=registry,
+        client=client,
+        sender=AppserviceSender(base.store, base.feed, base.clock, base.tasks, registry, client),
+    )
+
+
+def _build_data(base: Base, appservices: Appservices) -> Data:
     store, feed, clock = base.store, base.feed, base.clock
     unread = Unread(store, feed, base.timeline, load_rules)
     receipts_stream, typing_stream = ReceiptsStream(store), TypingStream()
     data_stream, presence_stream = AccountDataStream(store), PresenceStream(feed, clock)
     account_data = AccountData(store, feed, stream=data_stream)
     bundles = Bundles(store, feed, clock, account_data.ignored_users)
+    sender = appservices.sender
+    if sender.wants_ephemeral:
+        receipts_stream.listen(sender.on_receipt)
+        typing_stream.listen(sender.on_typing)
+        presence_stream.listen(sender.on_presence)
     return Data(
         account_data=account_data,
         receipts=Receipts(store, feed, clock, stream=receipts_stream, account_data=account_data, unread=unread),
@@ -301,7 +352,7 @@ def _build_data(base: Base) -> Data:
     )
 
 
-def _build_users(base: Base, data: Data, registered: Registered) -> Users:
+def _build_users(base: Base, data: Data, appservices: Appservices, registered: Registered) -> Users:
     config, store, clock, tasks = base.config, base.store, base.clock, base.tasks
     database, server_name = store.database, base.server_name
     sessions = Sessions(database, store.numbers, clock, tasks, config.sessions)
@@ -330,6 +381,8 @@ def _build_users(base: Base, data: Data, registered: Registered) -> Users:
         account = await accounts.find(invitee)
         if account is None:
             raise NotFound(f"There is no user {invitee}")
+        if account is None and await appservices.client.query_user(invitee):
+            account = await accounts.find(invitee)
         # Spec: "Invite permission".
         wanted = await data.account_data.find_global(account.user_nid, "m.invite_permission_config")
         if wanted.get("default_action") == "block":
@@ -344,7 +397,14 @@ def _build_users(base: Base, data: Data, registered: Registered) -> Users:
     accounts = Accounts(
         database, store.interner, clock, tasks, sessions, devices, leave_rooms=leave_rooms, registered=registered
     )
-    registration = Registration(database, clock, accounts, server_name=server_name, config=config.registration)
+    registration = Registration(
+        database,
+        clock,
+        accounts,
+        server_name=server_name,
+        config=config.registration,
+        is_exclusive=appservices.registry.is_exclusive_user,
+    )
     return Users(
         sessions=sessions,
         devices=devices,
@@ -367,10 +427,17 @@ def _build_users(base: Base, data: Data, registered: Registered) -> Users:
     )
 
 
-def _build_rooms(base: Base, data: Data, users: Users) -> Rooms:
+def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices) -> Rooms:
     store, feed, door, clock = base.store, base.feed, base.door, base.clock
     ignored_users = data.account_data.ignored_users
-    directory = Directory(store, clock)
+
+    async def made_by_service(alias: RoomAlias) -> tuple[RoomID, tuple[ServerName, ...]] | None:
+        if alias.server_name != base.server_name or not await appservices.client.query_alias(alias):
+            return None
+        room_id = await directory.find(alias)
+        return None if room_id is None else (room_id, ())
+
+    directory = Directory(store, clock, remote=made_by_service)
     access = RoomAccess(store, feed, door, base.timeline)
     history = History(store, access, data.bundles, clock, ignored_users)
     state = StateReads(store, feed, access, clock)
@@ -396,7 +463,13 @@ def _build_rooms(base: Base, data: Data, users: Users) -> Rooms:
 
 
 def _routes(
-    base: Base, data: Data, users: Users, rooms: Rooms, media: MediaRepository, register: Register
+    base: Base,
+    data: Data,
+    users: Users,
+    rooms: Rooms,
+    media: MediaRepository,
+    register: Register,
+    appservices: AppserviceAccess,
 ) -> list[Route]:
     config, server_name = base.config, base.server_name
     has_passwords = config.registration.passwords
@@ -427,6 +500,7 @@ def _routes(
             users.credentials,
             users.sessions,
             users.devices,
+            appservices=appservices,
             base.rates,
             has_passwords=has_passwords,
             well_known=discovery,
@@ -442,7 +516,13 @@ def _routes(
         TypingApi(data.typing),
         PresenceApi(data.presence),
         PushRulesApi(data.push_rules),
-        RoomMembership(rooms.creation, users.membership, rooms.directory, base.rates),
+        RoomMembership(
+            rooms.creation,
+            users.membership,
+            rooms.directory,
+            base.rates,
+            check_namespace=appservices.check_alias,
+        ),
         Send(base.door, users.membership, rooms.transactions, rooms.publishing.check_new_canonical_alias),
         SyncApi(
             Sync(base.store, base.feed, base.timeline, base.clock, data.streams),
@@ -456,7 +536,13 @@ def _routes(
         Relations(rooms.relations),
         ThreadsApi(rooms.relations),
         RoomSummaries(rooms.summaries),
-        DirectoryAPI(rooms.directory, rooms.publishing, config.rooms, server_name=server_name),
+        DirectoryAPI(
+            rooms.directory,
+            rooms.publishing,
+            config.rooms,
+            server_name=server_name,
+            check_namespace=appservices.check_alias,
+        ),
     ]
     if config.user_directory.enabled:
         apis.append(UserDirectoryAPI(users.directory))
