@@ -126,7 +126,6 @@ class Base:
     timeline: Timeline
     door: RoomDoor
     rates: ClientRates
-
     outgoing: Outgoing
 
 
@@ -137,6 +136,7 @@ class Appservices:
     registry: Registry
     client: AppserviceClient
     sender: AppserviceSender
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -213,8 +213,8 @@ class Parts:
         self.data.typing.stop()
         await self.data.presence.stop()
         await self.users.sessions.stop()
-        await self.base.store.stop()
         await self.base.outgoing.stop()
+        await self.base.store.stop()
         await self.base.work_threads.stop()
         await self.base.database_threads.stop()
 
@@ -262,15 +262,15 @@ async def build(
         await data.presence.start()
         if config.media.enabled:
             await media.start()
-    except BaseException:
         await appservices.sender.start()
+    except BaseException:
         await base.store.stop()
+        await base.work_threads.stop()
+        await base.database_threads.stop()
         raise
     # Without services, no token need be looked for among theirs.
     authenticator = Authenticator(users.sessions, appservice_requester=access.requester if len(registry) else None)
     return Parts(base, data, users, rooms, media, authenticator, register, routes)
-        await base.work_threads.stop()
-        await base.database_threads.stop()
 
 
 async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tasks: Tasks, registry: Registry) -> Base:
@@ -291,13 +291,13 @@ async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         raise
     server_name = ServerName(config.server.name)
     feed = Feed(store, clock)
-    return Base(
-        config=config,
 
     def is_exempt(requester: Requester) -> bool:
         appservice = requester.appservice
         return appservice is not None and not registry.is_rate_limited(appservice, requester.user_id)
 
+    return Base(
+        config=config,
         server_name=server_name,
         clock=clock,
         tasks=tasks,
@@ -326,13 +326,13 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
     unread = Unread(store, feed, base.timeline, load_rules)
     receipts_stream, typing_stream = ReceiptsStream(store), TypingStream()
     data_stream, presence_stream = AccountDataStream(store), PresenceStream(feed, clock)
-    account_data = AccountData(store, feed, stream=data_stream)
-    bundles = Bundles(store, feed, clock, account_data.ignored_users)
     sender = appservices.sender
     if sender.wants_ephemeral:
         receipts_stream.listen(sender.on_receipt)
         typing_stream.listen(sender.on_typing)
         presence_stream.listen(sender.on_presence)
+    account_data = AccountData(store, feed, stream=data_stream)
+    bundles = Bundles(store, feed, clock, account_data.ignored_users)
     return Data(
         account_data=account_data,
         receipts=Receipts(store, feed, clock, stream=receipts_stream, account_data=account_data, unread=unread),
@@ -379,10 +379,10 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         if invitee.server_name != server_name:
             return
         account = await accounts.find(invitee)
-        if account is None:
-            raise NotFound(f"There is no user {invitee}")
         if account is None and await appservices.client.query_user(invitee):
             account = await accounts.find(invitee)
+        if account is None:
+            raise NotFound(f"There is no user {invitee}")
         # Spec: "Invite permission".
         wanted = await data.account_data.find_global(account.user_nid, "m.invite_permission_config")
         if wanted.get("default_action") == "block":
@@ -500,10 +500,10 @@ def _routes(
             users.credentials,
             users.sessions,
             users.devices,
-            appservices=appservices,
             base.rates,
             has_passwords=has_passwords,
             well_known=discovery,
+            appservices=appservices,
         ),
         register,
         Account(users.accounts, users.credentials, users.interactive_auth, has_passwords=has_passwords),
