@@ -103,6 +103,13 @@ class JsonResource(Resource):
         request.args = match.args
         return None
 
+    def check(self, request: WebRequest, decide: Callable[[Response | None], object]) -> None:
+        """Run the authenticate and limit steps of a request that was admitted, before its body is read.
+
+        `decide(refusal)` is called once, at once if nothing has to be waited for, unless the client goes; None: go on.
+        """
+        _Run(self._check(request), request, decide).step()
+
     def start(self, request: WebRequest, deliver: Callable[[Answer], object]) -> None:
         """Run the handler of a request that was admitted; `deliver(answer)` is called once, unless the client goes."""
         _Run(self._walk(request), request, deliver).step()
@@ -150,19 +157,35 @@ class JsonResource(Resource):
 
     # -- the walk --------------------------------------------------------------------------------------------------
 
+    async def _check(self, request: WebRequest) -> Response | None:
+        try:
+            await self._let_in(request, cast(Route, request.route))
+            return None
+        except CancelledError as error:
+            if request.disconnected:
+                raise
+            return error_response(error, f"{request.method} {request.path}")
+        except Exception as error:
+            return error_response(error, f"{request.method} {request.path}")
+
+    async def _let_in(self, request: WebRequest, route: Route) -> None:
+        if route.auth is not None and self._authenticate is not None:
+            requester = self._authenticate(request, route)
+            request.requester = (await requester) if hasattr(type(requester), "__await__") else requester
+        if route.limit is not None and self._limit is not None:
+            refusal = self._limit(request, route)
+            if refusal is not None:
+                if not isinstance(refusal, LimitExceeded):
+                    refusal = await refusal
+                if refusal is not None:
+                    raise refusal
+        request.is_checked = True
+
     async def _walk(self, request: WebRequest) -> Answer:
         route = cast(Route, request.route)
         try:
-            if route.auth is not None and self._authenticate is not None:
-                requester = self._authenticate(request, route)
-                request.requester = (await requester) if hasattr(type(requester), "__await__") else requester
-            if route.limit is not None and self._limit is not None:
-                refusal = self._limit(request, route)
-                if refusal is not None:
-                    if not isinstance(refusal, LimitExceeded):
-                        refusal = await refusal
-                    if refusal is not None:
-                        raise refusal
+            if not request.is_checked:
+                await self._let_in(request, route)
             result = await route.handler(request)
             if type(result) is dict:
                 return Response(200, encode_json(result))
@@ -183,7 +206,10 @@ class _Run:
     __slots__ = ("_context", "_coroutine", "_deliver", "_request", "_waiting_for")
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, Answer], request: WebRequest, deliver: Callable[[Answer], object]
+        self,
+        coroutine: Coroutine[Any, Any, Answer | None],
+        request: WebRequest,
+        deliver: Callable[[Any], object],
     ) -> None:
         self._coroutine = coroutine
         self._request = request

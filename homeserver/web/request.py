@@ -84,6 +84,7 @@ class WebRequest:
     - `method`: in capitals; `path`: as received, percent-encoded, without the query; `raw_query` the same, bytes.
     - `args`: the parameters of the path, decoded.
     - `requester`: whatever the authenticate step returned; None without one.
+    - `is_checked`: the authenticate and limit steps have been taken, and let it pass.
     - `client_ip`: of the peer, or of the client that a trusted proxy names.
     - `finished`: the answer has been handed to the transport.  `disconnected`: the client went away before that.
     - `twisted_request`: the transport's object, for those who take the connection over; None in tests.
@@ -100,6 +101,7 @@ class WebRequest:
         "disconnected",
         "finished",
         "headers",
+        "is_checked",
         "method",
         "path",
         "raw_query",
@@ -130,6 +132,7 @@ class WebRequest:
         self.args: dict[str, str] = {}
         self.route: Route | None = None
         self.requester: Any = None
+        self.is_checked = False
         self.finished = False
         self.disconnected = False
         self._query: dict[str, list[str]] | None = None

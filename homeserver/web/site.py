@@ -5,7 +5,9 @@ What differs from twisted.web as it comes:
 - The head is parsed in one go by `http_head`, which refuses what could be read in two ways.
 - The route is found as soon as the head is there, so a body that is too large is refused before it is read; a refused
   connection is read on for a moment without keeping anything, lest the refusal is lost in a reset.
-- Bodies up to 256 KiB are kept in memory as far as they have come, larger ones in a temporary file.
+- Who may use the endpoint is found out before a larger body is read; while that takes time, reading pauses.
+- Bodies up to 256 KiB are kept in memory as far as they have come, larger ones in a temporary file; all of them
+  together are bounded (see `bodies`).
 - Time limits are deadlines that one sweep per site looks at, not timers per request: a head must be complete in time
   however steadily its bytes drip, a body must keep up a minimum rate, and what is idle is closed.
 - An answer is written in one piece, and straight to the socket when nothing waits before it.
@@ -19,13 +21,13 @@ Spec: RFC 9112 (HTTP/1.1), RFC 9110 8.6, 10.1.1, 15.
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from io import BytesIO
-from typing import Any, BinaryIO, Final, cast
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -38,8 +40,9 @@ from twisted.web.server import Request as ServerRequest
 from twisted.web.server import Site
 from zope.interface import implementer_only
 
-from homeserver.errors import TooLarge
+from homeserver.errors import LimitExceeded, MatrixError, StorageUnavailable, TooLarge
 from homeserver.runtime.clock import Clock, RealClock
+from homeserver.web.bodies import BodyRoom
 from homeserver.web.error_response import error_response
 from homeserver.web.http_head import BadHead, Head, parse_head
 from homeserver.web.json_resource import CORS_HEADERS, JsonResource
@@ -50,6 +53,10 @@ from homeserver.web.sending import FileSender, finish_quietly
 access_logger = logging.getLogger("homeserver.access")
 
 _MEMORY_BYTES: Final = 1 << 18
+# A body that is larger, or of unknown length, is not read before it is known who sends it. Smaller ones are not worth
+# another turn: nearly all of them come together with their head.
+_UNCHECKED_BYTES: Final = 1 << 16
+_FULL_RETRY_MS: Final = 2000
 _SWEEP_S: Final = 2.0
 _LINGER_S: Final = 2.0
 _ABORT_S: Final = 15.0
@@ -66,7 +73,9 @@ class SiteOptions:
     """Bounds of a listener.
 
     `min_body_bytes_per_s` counts from the end of the head, after a grace of `body_grace_s`.  `other_max_body_bytes`
-    bounds bodies where the root is not a `JsonResource`.
+    bounds bodies where the root is not a `JsonResource`.  `max_bodies_memory_bytes` and `max_bodies_disk_bytes` bound
+    the bodies of all requests together; `spool_dir` is where larger ones are written, None for the system's folder for
+    temporary files, which may be in memory.
     """
 
     idle_timeout_s: float = 120.0
@@ -76,6 +85,9 @@ class SiteOptions:
     write_timeout_s: float = 120.0
     max_head_bytes: int = 32_768
     other_max_body_bytes: int = 52_428_800
+    max_bodies_memory_bytes: int = 64 * 1024**2
+    max_bodies_disk_bytes: int = 2 * 1024**3
+    spool_dir: Path | None = None
     access_log: bool = False
 
 
@@ -113,6 +125,8 @@ class SiteRequest(ServerRequest):
         self._memory: bytes = b""
         self._file: BinaryIO | None = None
         self._received = 0
+        self._in_memory = 0
+        self._on_disk = 0
         self._is_refused = False
         self._file_response: FileResponse | None = None
         door = site.door
@@ -141,32 +155,76 @@ class SiteRequest(ServerRequest):
             return error_response(TooLarge("the body is too large"), self._name())
         return None
 
+    def wants_check(self) -> bool:
+        """Return whether the endpoint asks who sends this."""
+        route = None if self._web is None else self._web.route
+        return route is not None and (route.auth is not None or route.limit is not None)
+
+    def check(self, decide: Callable[[Response | None], object]) -> None:
+        """Find out whether the sender may use the endpoint; see `JsonResource.check`."""
+        self.site.door.check(self._web, decide)
+
+    def take_whole(self, data: bytes) -> None:
+        """Keep the whole body, of a length that was let pass; it came together with the head."""
+        self._memory = data
+        self._received = self._in_memory = len(data)
+        self.site.bodies.memory_bytes += self._in_memory
+
     def handleContentChunk(self, data: bytes) -> None:
         """Keep a part of the body, or refuse the request when it gets too much."""
         if self._is_refused:
             return
         self._received += len(data)
         if self._received > self._max_body_bytes:
-            self._is_refused = True
-            self._drop_body()
-            refusal = error_response(TooLarge(f"the body is larger than {self._max_body_bytes} bytes"), self._name())
-            self.channel.refuse(self, refusal)
-        elif self._file is not None:
+            self._refuse(TooLarge(f"the body is larger than {self._max_body_bytes} bytes"))
+            return
+        bodies: BodyRoom = self.site.bodies
+        web = self._web
+        is_known = web is not None and web.is_checked
+        size = len(data)
+        try:
+            if self._received > _MEMORY_BYTES:
+                added = self._received - self._on_disk
+                if not bodies.has_disk(added, is_known):
+                    self._refuse(_full())
+                    return
+                if not self._on_disk:
+                    self._move_to_disk(bodies)
+                assert self._file is not None
+                self._file.write(data)
+                bodies.disk_bytes += added
+                self._on_disk += added
+                return
+        except OSError as fault:
+            self._refuse(StorageUnavailable(f"a request body cannot be written: {fault}"))
+            return
+        if not bodies.has_memory(size, is_known):
+            self._refuse(_full())
+            return
+        if self._file is not None:
             self._file.write(data)
         elif not self._memory:
             self._memory = data
         else:
-            if self._received > _MEMORY_BYTES:
-                self._file = _on_disk()
-            else:
-                self._file = BytesIO()
+            self._file = BytesIO()
             self._file.write(self._memory)
             self._file.write(data)
             self._memory = b""
-        if type(self._file) is BytesIO and self._received > _MEMORY_BYTES:
-            on_disk = _on_disk()
-            on_disk.write(self._file.getvalue())
-            self._file = on_disk
+        bodies.memory_bytes += size
+        self._in_memory += size
+
+    def _move_to_disk(self, bodies: BodyRoom) -> None:
+        on_disk = bodies.new_file()
+        earlier = self._file.getvalue() if isinstance(self._file, BytesIO) else self._memory
+        self._file, self._memory = on_disk, b""
+        bodies.memory_bytes -= self._in_memory
+        self._in_memory = 0
+        on_disk.write(earlier)
+
+    def _refuse(self, error: MatrixError | StorageUnavailable) -> None:
+        self._is_refused = True
+        self._drop_body()
+        self.channel.refuse(self, error_response(error, self._name()))
 
     def begin(self) -> None:
         """Work on the request: its body is complete."""
@@ -190,6 +248,7 @@ class SiteRequest(ServerRequest):
         web = self._web
         channel = self.channel
         if isinstance(answer, TakenOver):
+            self._drop_body()
             if channel is not None:
                 self.site.channels.discard(channel)
             return
@@ -244,6 +303,7 @@ class SiteRequest(ServerRequest):
     def finish(self) -> None:
         """End the answer."""
         if self._web is None:
+            self._release()
             super().finish()  # type: ignore[no-untyped-call]
             return
         if self.finished or self.channel is None:
@@ -265,6 +325,7 @@ class SiteRequest(ServerRequest):
         """Tell who waits that the client is gone."""
         web = self._web
         if web is None:
+            self._release()
             super().connectionLost(reason)  # type: ignore[no-untyped-call]
             return
         self._disconnected = True
@@ -282,6 +343,14 @@ class SiteRequest(ServerRequest):
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._received:
+            self._release()
+
+    def _release(self) -> None:
+        bodies: BodyRoom = self.site.bodies
+        bodies.memory_bytes -= self._in_memory
+        bodies.disk_bytes -= self._on_disk
+        self._in_memory = self._on_disk = 0
 
     def _name(self) -> str:
         return f"{self.method.decode('latin-1')} {self.path.decode('latin-1')}"
@@ -397,10 +466,32 @@ class StrictChannel(http.HTTPChannel):
             return
         if length is not None and len(self._unread) >= length:
             if length:
-                request.handleContentChunk(self._unread[:length])
+                request.take_whole(self._unread[:length])
                 self._unread = self._unread[length:]
             self._begin(request)
             return
+        if (length is None or length > _UNCHECKED_BYTES) and request.wants_check():
+            # Pauses reading, as while a handler is at work.
+            self._handlingRequest = True
+            self.deadline = _NEVER
+            request.check(partial(self._checked, request, head))
+        else:
+            self._await_body(request, head)
+
+    def _checked(self, request: SiteRequest, head: Head, refusal: Response | None) -> None:
+        """Read the body, or refuse it."""
+        self._handlingRequest = False
+        if len(self._unread) > _READ_AHEAD_BYTES and not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+        if refusal is not None:
+            self.refuse(request, refusal)
+            return
+        self._await_body(request, head)
+        if self._unread and not self._is_advancing:
+            self._advance()
+
+    def _await_body(self, request: SiteRequest, head: Head) -> None:
+        length = head.length
         if head.expects_continue and not self._unread:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.deadline = self.site.seconds() + self.site.options.body_grace_s
@@ -547,6 +638,7 @@ class WebSite(Site):
         self.options = options
         self.door: JsonResource | None = resource if isinstance(resource, JsonResource) else None
         self.channels: set[StrictChannel] = set()
+        self.bodies = BodyRoom(options.max_bodies_memory_bytes, options.max_bodies_disk_bytes, options.spool_dir)
         self.seconds = clock.monotonic
         self._clock = clock
         self._date_second = -1
@@ -604,8 +696,9 @@ def _headers(raw: dict[bytes, list[bytes]]) -> RawHeaders:
     return headers
 
 
-def _on_disk() -> BinaryIO:
-    return cast(BinaryIO, tempfile.TemporaryFile())
+def _full() -> LimitExceeded:
+    # Not 503: Matrix clients know what to do with 429, and when.
+    return LimitExceeded(_FULL_RETRY_MS, "The server has too many request bodies at once")
 
 
 def _further(headers: Mapping[str, str]) -> bytes:

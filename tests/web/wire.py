@@ -43,6 +43,16 @@ class Wire:
         self.clock = ManualClock(twisted=TwistedClock())
         self.site = make_site(root, self.clock.twisted, options, self.clock)
         self.site.startFactory()
+        self._connect(peer)
+
+    def another(self, peer: str = "192.0.2.8") -> Wire:
+        """Return a further connection to the same site."""
+        wire = object.__new__(Wire)
+        wire.clock, wire.site = self.clock, self.site
+        wire._connect(peer)
+        return wire
+
+    def _connect(self, peer: str) -> None:
         channel = self.site.buildProtocol(IPv4Address("TCP", peer, 4242))
         assert isinstance(channel, StrictChannel)
         self.channel = channel
