@@ -322,6 +322,9 @@ class Media(Section):
     enabled: bool = Field(default=True, description="Media are served.")
     store_path: FilePath = Field(default=Path("media"), description="Folder of the files.")
     max_upload_bytes: Size = Field(default=50 * 1024**2, ge=1, description="Largest upload.")
+    max_user_bytes: Size | None = Field(default=None, ge=1, description="All uploads of one user; none: no bound.")
+    max_user_files: int | None = Field(default=None, ge=1, description="Uploads of one user; none: no bound.")
+    max_total_bytes: Size | None = Field(default=None, ge=1, description="All uploads together; none: no bound.")
     max_image_pixels: Size = Field(
         default=32 * 1024**2, ge=1, description="Largest picture that thumbnails are made of."
     )

@@ -99,6 +99,36 @@ class BlobStore:
         except FileNotFoundError:
             pass
 
+    def list_older(self, before_s: float, after: str, most: int) -> tuple[list[str], str]:
+        """Return the blobs last written before a time, and where to go on: the next `after`, "" when at the end.
+
+        In order of their IDs, from the first one behind `after`; about `most` blobs are looked at.
+        """
+        local = self._root / "local"
+        found: list[str] = []
+        last = ""
+        looked_at = 0
+        for first in _names(local):
+            if first < after[:2]:
+                continue
+            for second in _names(local / first):
+                if first + second < after[:4]:
+                    continue
+                for rest in _names(local / first / second):
+                    blob_id = first + second + rest
+                    if blob_id <= after or _BLOB_ID.fullmatch(blob_id) is None:
+                        continue
+                    if looked_at >= most:
+                        return found, last
+                    looked_at += 1
+                    last = blob_id
+                    try:
+                        if os.stat(local / first / second / rest).st_mtime < before_s:
+                            found.append(blob_id)
+                    except FileNotFoundError:
+                        pass
+        return found, ""
+
     def _write(self, path: Path, source: BinaryIO, most_bytes: int) -> int:
         size = 0
         descriptor, temporary = tempfile.mkstemp(dir=self._root / "tmp")
@@ -120,6 +150,13 @@ class BlobStore:
             raise
         _flush_folders(path.parent, self._root)
         return size
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _shard(blob_id: str) -> str:

@@ -10,6 +10,7 @@ not its row is still there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -137,6 +138,19 @@ def delete_expired(tx: Transaction, now_ms: int, most: int = 1000) -> int:
     if expired:
         tx.execute(delete(media).where(columns.media_id.in_(expired), columns.uploaded_ts.is_(None)))
     return len(expired)
+
+
+def known_blobs(tx: Transaction, blob_ids: Sequence[str]) -> set[str]:
+    """Return those blobs that a media ID refers to; at most some hundred at a time."""
+    columns = media.c
+    # Blobs are named by their media ID, or by it with something behind a dash. That makes this a look-up by key; only
+    # what it does not find, and that is next to nothing, is searched for in all rows before it counts as unknown.
+    media_ids = {blob_id.partition("-")[0] for blob_id in blob_ids}
+    known: set[str] = {row[0] for row in tx.all(select(columns.blob_id).where(columns.media_id.in_(media_ids)))}
+    rest = [blob_id for blob_id in blob_ids if blob_id not in known]
+    if rest:
+        known.update(row[0] for row in tx.all(select(columns.blob_id).where(columns.blob_id.in_(rest))))
+    return known
 
 
 def get_usage(tx: Transaction, user_nid: int = EVERYBODY) -> Usage:

@@ -1,7 +1,8 @@
 """The content repository: uploads, downloads and thumbnails of this server's own media.
 
 A media ID is made here, gets content once, and keeps it. The content is written to the store before its row is
-committed; a crash between the two leaves a file that nothing refers to, never a row without a file.
+committed; a crash between the two leaves a file that nothing refers to, never a row without a file. Such files are
+found and removed a few at a time.
 
 What a download may be had without a login is decided when the content is uploaded, not when it is asked for, as the
 freeze of the unauthenticated endpoints wants it.
@@ -16,6 +17,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, Final
@@ -62,6 +64,11 @@ THUMBNAILS_AT_ONCE: Final = 2
 MOST_WAITING: Final = 100
 # Further sizes are made anew each time: what clients ask for must not fill the disk.
 MAX_DERIVED: Final = 32
+# An upload is committed seconds after its file was written; one without a row for so long is left over.
+ORPHAN_AFTER_MS: Final = 60 * 60 * 1000
+# LIMIT: so many files are looked at in one turn; the next turn goes on from there.
+SWEPT_AT_ONCE: Final = 10_000
+_ASKED_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,9 @@ class MediaRules:
             need_login=config.need_login,
             allowed_types=config.allowed_types,
             denied_types=config.denied_types,
+            max_user_bytes=config.max_user_bytes,
+            max_user_files=config.max_user_files,
+            max_total_bytes=config.max_total_bytes,
             thumbnail_sizes=ThumbnailSizes(sizes, config.dynamic_thumbnails),
         )
 
@@ -147,16 +157,35 @@ class MediaRepository:
         self._awaiting: Waiters[str] = Waiters(clock)
         self._large_turn = Lock()
         self._slots = Slots(THUMBNAILS_AT_ONCE, most_waiting=MOST_WAITING)
+        # The blob that was looked at last.
+        self._swept_until = ""
 
     async def start(self) -> None:
         """Make the folders of the store. Raises Misconfigured."""
         await self._threads.run(self._blobs.start, self._clock.now_ms() / 1000)
 
     async def trim(self) -> None:
-        """Forget media IDs whose content never came; to be called now and then."""
+        """Forget media IDs whose content never came, and files that belong to none; to be called now and then."""
         now_ms = self._clock.now_ms()
         while await self._database.write(lambda tx: rows.delete_expired(tx, now_ms)):
             pass
+        await self._sweep((now_ms - ORPHAN_AFTER_MS) / 1000)
+
+    async def _sweep(self, before_s: float) -> None:
+        """Remove files without a row that were written before that time."""
+        found, self._swept_until = await self._threads.run(
+            self._blobs.list_older, before_s, self._swept_until, SWEPT_AT_ONCE
+        )
+        removed = 0
+        for start in range(0, len(found), _ASKED_AT_ONCE):
+            asked = found[start : start + _ASKED_AT_ONCE]
+            known = await self._database.read(partial(rows.known_blobs, blob_ids=asked))
+            for blob_id in asked:
+                if blob_id not in known:
+                    await self._threads.run(self._blobs.remove, blob_id)
+                    removed += 1
+        if removed:
+            logger.info("removed %d files that no media ID refers to", removed)
 
     def uri(self, media_id: str) -> str:
         """Return the `mxc://` URI of a media ID of this server."""
@@ -241,7 +270,9 @@ class MediaRepository:
         """
         await self.check_announced(user_nid, server_name, media_id)
         await self.check_upload(user_nid, size_bytes, content_type)
-        stored = await self._store(self._new_id(), source, content_type, file_name)
+        # Two uploads to one ID must not meet in one file. Named by the ID, the file is found to belong to it.
+        blob_id = f"{media_id}-{self._new_id()[:8]}"
+        stored = await self._store(blob_id, source, content_type, file_name)
 
         def fill(tx: Transaction) -> bool:
             self._check_quota(tx, user_nid, stored.size_bytes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Coroutine
 from dataclasses import replace
 from io import BytesIO
@@ -117,6 +118,58 @@ def test_the_rules_are_those_of_the_configuration() -> None:
     assert MediaRules() == replace(MediaRules.of(Media()), thumbnail_sizes=MediaRules().thumbnail_sizes)
     rules = MediaRules.of(Media(max_upload_bytes=7, need_login=False, denied_types=("text/html",)))
     assert (7, False, ("text/html",)) == (rules.max_upload_bytes, rules.need_login, rules.denied_types)
+
+
+def test_the_quotas_are_those_of_the_configuration() -> None:
+    rules = MediaRules.of(Media(max_user_bytes="1M", max_user_files=3, max_total_bytes=7))
+    assert (1024**2, 3, 7) == (rules.max_user_bytes, rules.max_user_files, rules.max_total_bytes)
+
+
+# -- files that nothing refers to -------------------------------------------------------------------------------------
+
+
+def age(files: list[Path], hours: float) -> None:
+    written_s = START_MS / 1000 - hours * 3600
+    for file in files:
+        os.utime(file, (written_s, written_s))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_without_a_media_id_is_removed_after_an_hour(repository: MediaRepository, tmp_path: Path) -> None:
+    media_id = await upload(repository)
+    announced_id, _ = await repository.announce(ALICE)
+    await fill(repository, announced_id, b"announced")
+    kept = blobs(tmp_path)
+    orphan = tmp_path / "store" / "local" / "zz" / "zz" / "left-over"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"x")
+    age(blobs(tmp_path), 0.9)
+    await repository.trim()
+    assert orphan.exists()
+    age(blobs(tmp_path), 1.1)
+    await repository.trim()
+    assert sorted(kept) == sorted(blobs(tmp_path))
+    assert (b"hello", b"announced") == (
+        await content_of(repository, media_id),
+        await content_of(repository, announced_id),
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_are_looked_at_a_few_at_a_time(
+    repository: MediaRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.media.repository.SWEPT_AT_ONCE", 2)
+    for number in range(5):
+        orphan = tmp_path / "store" / "local" / "zz" / f"z{number // 2}" / f"left-over-{number}"
+        orphan.parent.mkdir(parents=True, exist_ok=True)
+        orphan.write_bytes(b"x")
+    age(blobs(tmp_path), 2)
+    left = []
+    for _ in range(4):
+        await repository.trim()
+        left.append(len(blobs(tmp_path)))
+    assert [3, 1, 0, 0] == left
 
 
 # -- quotas and types -------------------------------------------------------------------------------------------------
