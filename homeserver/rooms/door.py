@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import BadJson, BadState, NotFound, StorageUnavailable
+from homeserver.errors import AuthRuleBroken, BadJson, BadState, NotFound, StorageUnavailable
 from homeserver.feed.feed import Feed, MemberChange, Publication
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
@@ -276,6 +276,9 @@ class RoomDoor:
     # -- 6 to 8: compose, judge, advance -----------------------------------------------------------------------------
 
     async def _prepare(self, tip: RoomTip, template: EventTemplate, earlier: Sequence[_Prepared]) -> _Prepared:
+        if template.type == "m.room.create":
+            # Spec: rooms/v12, "Authorization rules", 1: a create event has no prev_events, so this would not be one.
+            raise AuthRuleBroken("1", "a room has one create event, which is its first")
         for step in earlier:
             self._in_flight[step.stored.nid] = step.stored
         interner = self._store.interner
