@@ -40,6 +40,8 @@ DEFAULT_LIMIT: Final = 10
 MAX_TIMEOUT_S: Final = 120.0
 # LIMIT: members of whom a device is remembered to know already; then all are told again.
 MAX_SENT_MEMBERS: Final = 5_000
+# LIMIT: devices of a user of which that is remembered.
+MAX_SENT_DEVICES: Final = 100
 # Spec: "Stripped state": what an invitee may be shown of the room.
 _STRIPPED: Final = (
     ("m.room.create", ""),
@@ -105,6 +107,25 @@ class _Room:
     state_group: int | None = None
     state: list[StoredEvent] | None = None
     summary: bytes = b""
+
+
+class SentMembers:
+    """Which member events a device was told: by room and key, the event and up to where the response went that told it.
+
+    A response that the device may not have got does not count: it then asks from before that.
+    """
+
+    __slots__ = ("_rooms", "count")
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, dict[int, tuple[int, int]]] = {}
+        self.count = 0
+
+    def of_room(self, room_nid: int, *, anew: bool) -> dict[int, tuple[int, int]]:
+        """Return what is known of a room; nothing if `anew`."""
+        if anew:
+            self.count -= len(self._rooms.pop(room_nid, ()))
+        return self._rooms.setdefault(room_nid, {})
 
 
 class Sync:
@@ -486,17 +507,18 @@ class Sync:
     ) -> dict[int, int]:
         if request.device_nid is None:
             return delta
-        # Which member event the device was told, and by which response: one that it may not have got does not count.
-        sent: dict[tuple[int, int], tuple[int, int]] = user.sent_members.setdefault(request.device_nid, {})
+        told: SentMembers | None = user.sent_members.get(request.device_nid)
+        if told is None or told.count > MAX_SENT_MEMBERS:
+            if len(user.sent_members) >= MAX_SENT_DEVICES:
+                user.sent_members.clear()
+            told = user.sent_members[request.device_nid] = SentMembers()
+        # Who is told a room from the beginning knows nobody in it.
+        sent = told.of_room(room.place.room_nid, anew=room.after is None)
         since = -1 if request.since is None else request.since
-        if len(sent) > MAX_SENT_MEMBERS or (request.since is None and room.after is None):
-            for key in (
-                [key for key in sent if key[0] == room.place.room_nid] if len(sent) <= MAX_SENT_MEMBERS else list(sent)
-            ):
-                del sent[key]
         redundant_too = (
             request.filter.state.include_redundant_members or request.filter.timeline.include_redundant_members
         )
+        before = len(sent)
         kept: dict[int, int] = {}
         interner = self._store.interner
         for key_nid, nid in delta.items():
@@ -504,13 +526,14 @@ class Sync:
             if name is None or name[0] != "m.room.member":
                 kept[key_nid] = nid
                 continue
-            told_nid, told_at = sent.get((room.place.room_nid, key_nid), (0, 0))
+            told_nid, told_at = sent.get(key_nid, (0, 0))
             if redundant_too or request.full_state or told_nid != nid or told_at > since:
                 kept[key_nid] = nid
-                sent[room.place.room_nid, key_nid] = nid, room.upto
+                sent[key_nid] = nid, room.upto
         for seen in room.events or ():
             if seen.stored.event.type == "m.room.member" and seen.stored.key_nid is not None:
-                sent[room.place.room_nid, seen.stored.key_nid] = seen.stored.nid, room.upto
+                sent[seen.stored.key_nid] = seen.stored.nid, room.upto
+        told.count += len(sent) - before
         return kept
 
     def _renderer(
