@@ -1,8 +1,11 @@
-"""Outgoing HTTP requests: the one user of treq.
+"""Outgoing HTTP requests: the one place that makes them.
 
 Every request has a time limit that covers all of it, from the connection to the last byte of the answer, and a limit
 for the size of the answer. Redirects are not followed and no cookies are kept. Whatever goes wrong on the way is an
 `OutgoingFault`; an answer is an answer, whatever its status.
+
+Compressed answers are not asked for and not decompressed: a few bytes could stand for many. That is why this stands on
+Twisted's agent and not on treq, which always does.
 
 This does not judge where a request goes: whoever takes URLs from strangers has to.
 """
@@ -14,9 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.protocol import Protocol
@@ -33,6 +34,8 @@ from twisted.web.client import (
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
 
 from homeserver.errors import RemoteError
 
@@ -94,18 +97,36 @@ class Outgoing:
         """Send a request and return the whole answer; OutgoingFault, OutgoingTimeout, AnswerTooLarge."""
         server = urlsplit(url).netloc.rpartition("@")[2]
         work = Deferred.fromCoroutine(self._request(method, url, headers or {}, body, max_bytes, server))
-        work.addTimeout(timeout_s, self._reactor)
+        is_late = False
+
+        def expire() -> None:
+            nonlocal is_late
+            is_late = True
+            work.cancel()
+
+        timer = self._reactor.callLater(timeout_s, expire)
         try:
             return await work
-        except (DeferredTimeout, ConnectTimeout) as fault:
+        except (CancelledError, ConnectTimeout) as fault:
+            if not is_late and isinstance(fault, CancelledError):
+                raise
             raise OutgoingTimeout(server, f"no answer within {timeout_s:g} s") from fault
         except (ResponseNeverReceived, ResponseFailed, RequestTransmissionFailed, RequestGenerationFailed) as fault:
-            raise OutgoingFault(server, f"the connection failed: {_reasons(fault)}") from fault
+            if is_late:
+                raise OutgoingTimeout(server, f"no answer within {timeout_s:g} s") from fault
+            if any(reason.check(CancelledError) for reason in _reasons(fault)):
+                # Somebody who waits for the answer waits no more: that is no fault of the server's.
+                raise CancelledError from fault
+            reasons = "; ".join(reason.getErrorMessage() for reason in _reasons(fault))
+            raise OutgoingFault(server, f"the connection failed: {reasons}") from fault
         except (ConnectError, ConnectionClosed, DNSLookupError) as fault:
             raise OutgoingFault(server, f"cannot be reached: {fault}") from fault
         except (SchemeNotSupported, ValueError) as fault:
             # Among them: header values and URLs that cannot be written, answers that are not HTTP.
             raise OutgoingFault(server, f"the request is not possible: {fault}") from fault
+        finally:
+            if timer.active():
+                timer.cancel()
 
     async def stop(self) -> None:
         """Close the connections that are kept."""
@@ -117,10 +138,8 @@ class Outgoing:
         wanted = Headers({"User-Agent": [USER_AGENT]})
         for name, value in headers.items():
             wanted.setRawHeaders(name, [value])
-        # A client of its own: what one server sets as a cookie is nothing to the next.
-        response = await HTTPClient(self._agent).request(
-            method, url, headers=wanted, data=body, allow_redirects=False, unbuffered=True
-        )
+        producer = None if body is None else _Content(body)
+        response: Any = await self._agent.request(method.encode("ascii"), url.encode("ascii"), wanted, producer)
         collected = _Body(max_bytes, server)
         response.deliverBody(collected)
         content = await collected.done
@@ -130,6 +149,28 @@ class Outgoing:
             if values
         }
         return Answer(response.code, shown, content)
+
+
+@implementer(IBodyProducer)
+class _Content:
+    """The body of a request; it is in memory anyway, so it is written at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Nothing is left to be written."""
+
+    def resumeProducing(self) -> None:
+        """Nothing is left to be written."""
+
+    def stopProducing(self) -> None:
+        """Nothing is left to be written."""
 
 
 class _Body(Protocol):
@@ -173,6 +214,5 @@ class _Body(Protocol):
             abort()
 
 
-def _reasons(fault: Any) -> str:
-    reasons = getattr(fault, "reasons", None) or ()
-    return "; ".join(reason.getErrorMessage() for reason in reasons if isinstance(reason, Failure)) or repr(fault)
+def _reasons(fault: Any) -> list[Failure]:
+    return [reason for reason in getattr(fault, "reasons", None) or () if isinstance(reason, Failure)]

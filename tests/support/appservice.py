@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,5 +215,3 @@ async def bridged(database_url: str, tmp_path: Path) -> AsyncIterator[Bridged]:
     yield built
     await built.stop()
     await built.service.stop()
-
-
