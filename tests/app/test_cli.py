@@ -42,7 +42,7 @@ class Accounts:
     async def list_accounts(self): return [Line("@a:localhost", is_admin=True), Line("@b:localhost")]
 
 class Homeserver:
-    def __init__(self, config, *, reactor):
+    def __init__(self, config, *, reactor, extensions=()):
         self.config, self.reactor, self.accounts = config, reactor, Accounts()
     async def start(self, *, listen=True):
         prepare(self.config)
