@@ -20,6 +20,8 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         # Profile fields, under their unstable and their stable paths.
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
+        # Bridges ask for this before they ask to be pinged.
+        "fi.mau.msc2659.stable": True,
     }
 )
 """Those of the endpoints in this folder that have an unstable name."""
