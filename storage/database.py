@@ -221,7 +221,10 @@ class Database:
                 return results
             except DBAPIError as fault:
                 if results is not None:
+                    # A failed commit may leave the transaction open: nothing of it may go with the next one.
                     unheard = results
+                    if connection is not None and not (connection.closed or connection.invalidated):
+                        connection.invalidate(fault)
                 if connection is not None and (
                     fault.connection_invalidated or (not connection.closed and connection.invalidated)
                 ):
