@@ -8,9 +8,9 @@ can be mounted in a host's own `Site`, with no listeners of its own. Several can
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRIM_S = 3600.0
+
+Observed = TypeVar("Observed", bound=Observation)
 
 
 class Homeserver(Service):
@@ -73,7 +75,7 @@ class Homeserver(Service):
         if self._parts is not None:
             self._parts.base.door.add_gate(gate)
 
-    def observe(self, kind: type[Observation], observer: Observer) -> None:
+    def observe(self, kind: type[Observed], observer: Callable[[Observed], None]) -> None:
         """Call `observer` with every observation of one kind, after the commit; it cannot fail what it is told of."""
 
         def only(observation: Observation) -> None:
@@ -241,7 +243,9 @@ class Homeserver(Service):
     def _listen(self, listener: Listener) -> None:
         if "client" not in listener.resources:
             return
-        site = make_site(self._resource(x_forwarded=listener.x_forwarded), self._reactor, SiteOptions(), self._clock)
+        # The system's folder for temporary files is often in memory.
+        options = SiteOptions(spool_dir=self.config.server.data_dir)
+        site = make_site(self._resource(x_forwarded=listener.x_forwarded), self._reactor, options, self._clock)
         self._sites.append(site)
         tls = None
         if listener.tls_certificate_path is not None and listener.tls_key_path is not None:

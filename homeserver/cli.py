@@ -16,6 +16,7 @@ import importlib.metadata
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -347,7 +348,6 @@ def _run(options: argparse.Namespace) -> int:
         except TimeoutError:
             print(f"sennit: was not done after {STOP_TIMEOUT_S:g} s and is ended", file=sys.stderr)
             outcome.code = outcome.code or 1
-            outcome.is_stuck = True
         except Exception as error:
             if is_started:
                 outcome.failed(error)
@@ -363,8 +363,8 @@ def _run(options: argparse.Namespace) -> int:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, reload)
     reactor.run()
-    if outcome.is_stuck:
-        # A thread that hangs would keep the process for ever.
+    if outcome.code and any(not thread.daemon for thread in threading.enumerate()[1:]):
+        # Threads that a failed start or stop has left behind would keep the process for ever.
         sys.stdout.flush()
         os._exit(outcome.code)
     return outcome.code
@@ -439,7 +439,6 @@ class _Outcome:
     def __init__(self, debug: bool) -> None:
         self.code = 0
         self.error: Exception | None = None
-        self.is_stuck = False
         self._debug = debug
 
     def failed(self, error: Exception) -> None:
