@@ -99,6 +99,7 @@ from homeserver.users.typing import Typing
 from homeserver.web.ratelimit import RateLimits
 from homeserver.web.router import Route
 from storage.blobs import BlobStore
+from storage.presence import share_a_room
 from storage.push_rules import load_rules
 from storage.store import Store
 
@@ -264,6 +265,7 @@ async def build(
             await media.start()
         await appservices.sender.start()
     except BaseException:
+        # Nobody else knows of them yet, and a thread that waits would keep the process.
         await base.store.stop()
         await base.work_threads.stop()
         await base.database_threads.stop()
@@ -476,15 +478,10 @@ def _routes(
     discovery = client_discovery(config.server)
 
     async def shares_room(requester: Requester, user_id: UserID) -> bool:
-        other_nid = (await base.store.interner.find_users([user_id])).get(user_id)
-        if other_nid is None:
-            return False
-        mine = await base.feed.user(requester.user_id, requester.user_nid)
-        theirs = await base.feed.user(user_id, other_nid)
-        return bool({place.room_id for place in mine.joined()} & {place.room_id for place in theirs.joined()})
+        return await base.store.database.read(lambda tx: share_a_room(tx, requester.user_id, user_id))
 
-    def seen(requester: Requester, set_presence: str | None) -> None:
-        data.presence.seen(requester.user_id, requester.device_id, set_presence)
+    def seen(requester: Requester, set_presence: str | None, for_s: float) -> None:
+        data.presence.seen(requester.user_id, requester.device_id, set_presence, for_s=for_s)
 
     apis: list[Any] = [
         Health(),
@@ -527,6 +524,7 @@ def _routes(
         SyncApi(
             Sync(base.store, base.feed, base.timeline, base.clock, data.streams),
             lambda user_id, user_nid, text: users.filters.get(user_nid, text),
+            users.filters.parse,
             seen,
         ),
         Events(rooms.history, rooms.event_stream),

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from homeserver.errors import MatrixError
 from homeserver.feed import feed as feed_module
 from homeserver.model.ids import RoomID
-from homeserver.rooms import door as door_module
+from homeserver.rooms import gather
 from storage import interning as interning_module
 from tests.support.rooms import Person, RoomServer
 from tests.support.sync_clients import Client, sync_of
@@ -207,7 +207,7 @@ async def test_increments_lead_to_what_the_server_has_with_hardly_any_memory(
 ) -> None:
     for name, value in (("MAX_RECENT", 9), ("MAX_RECENT_IN_ROOM", 3), ("MAX_USERS", 2), ("MAX_CHANGED", 2)):
         monkeypatch.setattr(feed_module, name, value)
-    monkeypatch.setattr(door_module, "MAX_TIPS", 1)
+    monkeypatch.setattr(gather, "MAX_TIPS", 1)
     monkeypatch.setattr(interning_module, "MAX_CACHED", 16)
     world.server.store.events._budget = 12_000
     world.server.store.states._budget = 8_000

@@ -1,0 +1,133 @@
+"""Committing: appends go to the writer, and what is stored is published in the order of positions.
+
+Whoever sent may go away; a commit, once handed over, is not forgotten. If it fails, everything composed on top of it
+fails as well, and the room's next append starts from what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from homeserver.feed.feed import Feed, Publication
+from homeserver.model.ids import RoomID
+from storage.events import StoredEvent
+from storage.store import Store
+
+from .advance import Prepared
+from .gather import Tips
+
+
+class Commit:
+    """Hands appends to the writer and publishes them."""
+
+    def __init__(self, store: Store, feed: Feed, tips: Tips) -> None:
+        self._store = store
+        self._feed = feed
+        self._tips = tips
+
+    def abandon(self, prepared: Sequence[Prepared]) -> None:
+        """Give up appends that were not handed over."""
+        for step in prepared:
+            self._tips.in_flight.pop(step.stored.nid, None)
+            step.position.abandon()
+
+    def hand_over(self, room_id: RoomID, prepared: Sequence[Prepared]) -> list[Deferred[StoredEvent]]:
+        """Queue appends of a room that are stored together; each Deferred fires when its event is visible."""
+        head = prepared[0].append
+        if len(prepared) > 1:
+            # All of them are stored together or none is.
+            head.then = tuple(step.append for step in prepared[1:])
+            for append in head.then:
+                append.head = head
+        waiting: list[Deferred[StoredEvent]] = [Deferred() for _ in prepared]
+        for step in prepared:
+            self._tips.in_flight[step.stored.nid] = step.stored
+        self._tips.begin(room_id)
+        self._tips.keep(prepared[-1].after)
+        written: Any = self._store.database.submit(head)
+        # Not awaited: whoever sent the events may go away, the commit may not be forgotten.
+        written.addCallbacks(
+            self._committed, self._failed, callbackArgs=(prepared, waiting), errbackArgs=(prepared, waiting)
+        )
+        return waiting
+
+    def _settle(self, prepared: Sequence[Prepared]) -> None:
+        for step in prepared:
+            # Neither the chain of appends nor what was written must be held in memory for ever.
+            append = step.append
+            append.after = append.head = None
+            append.then = ()
+            append.encoded = b""
+        self._tips.settle(prepared[0].after.room_id)
+
+    def _committed(self, _result: Any, prepared: Sequence[Prepared], waiting: Sequence[Deferred[StoredEvent]]) -> None:
+        store = self._store
+        try:
+            for step in prepared:
+                store.events.add(step.stored)
+                if step.append.new_group is not None:
+                    store.states.add(step.after.state_group, step.after.state, 4)
+            self._settle(prepared)
+        finally:
+            for step, answer in zip(prepared, waiting, strict=True):
+                step.position.finish(partial(self._publish, step, answer))
+
+    def _publish(self, step: Prepared, answer: Deferred[StoredEvent]) -> None:
+        self._tips.in_flight.pop(step.stored.nid, None)
+        try:
+            redacted = []
+            if step.redaction is not None:
+                for nid in step.redaction.nids:
+                    new = self._store.events.redact(step.after.version, nid, step.stored)
+                    if new is not None:
+                        redacted.append(new)
+                    # What replaces it, and was composed before the redaction was seen, would tell its old content.
+                    for later in self._tips.in_flight.values():
+                        if later.replaces_nid == nid:
+                            later.replaced_content = new.event.content if new is not None else {}
+                            later.head = None
+            self._feed.publish(
+                Publication(
+                    stored=step.stored,
+                    room_id=step.after.room_id,
+                    joined_members=step.after.joined_members,
+                    member=step.member,
+                    redacted=tuple(redacted),
+                    redacted_nids=step.redaction.nids if step.redaction is not None else (),
+                )
+            )
+        finally:
+            answer.callback(step.stored)
+
+    def _failed(self, failure: Any, prepared: Sequence[Prepared], waiting: Sequence[Deferred[StoredEvent]]) -> None:
+        # Everything composed on top of this append fails as well; the next one starts from what is stored.
+        self._tips.drop(prepared[0].after.room_id)
+        try:
+            for step in prepared:
+                # The writer may be about to ask this of the next append already.
+                step.append.failed = True
+                self._tips.in_flight.pop(step.stored.nid, None)
+            self._settle(prepared)
+        finally:
+            for step in prepared:
+                room_id, number = step.after.room_id, step.position.number
+                step.position.finish(partial(self._feed.distrust, room_id, number, step.member))
+            for answer in waiting:
+                answer.errback(failure)
+
+
+async def all_of(waiting: Sequence[Deferred[StoredEvent]]) -> list[StoredEvent]:
+    """Return all results; if one fails, the failures behind it are the same one told again."""
+    results: list[StoredEvent] = []
+    try:
+        for stored in waiting:
+            results.append(await stored)
+    except BaseException:
+        for stored in waiting[len(results) + 1 :]:
+            stored.addErrback(lambda _: None)
+        raise
+    return results

@@ -1,0 +1,146 @@
+"""Gathering: the ends of rooms' graphs and the state events that an append needs, from memory where warm.
+
+A cold room costs one read; a warm one none. What is decided and not published yet is found here too, because the next
+append is composed on top of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from homeserver.errors import NotFound, StorageUnavailable
+from homeserver.model.event import StateKey
+from homeserver.model.ids import RoomID
+from homeserver.model.room_versions import get_room_version
+from storage.events import StoredEvent
+from storage.room_tips import load_tip
+from storage.state_groups import state_of
+from storage.store import Store
+
+from .tip import RoomTip, StateEvents
+
+# LIMIT: rooms whose tips are kept in memory, and the entries of the states in them; who sent least lately goes first.
+MAX_TIPS: Final = 5_000
+MAX_TIP_ENTRIES: Final = 500_000
+CREATE_KEY: Final = ("m.room.create", "")
+
+
+class Tips:
+    """Holds the tips of rooms; only a room's lane changes that of the room."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tips: dict[RoomID, RoomTip] = {}
+        self._tip_entries = 0
+        # Decided and not published: what the next append of the room may need to see.
+        self.in_flight: dict[int, StoredEvent] = {}
+        self._pending: dict[RoomID, int] = {}
+        self._drained: dict[RoomID, list[Deferred[None]]] = {}
+
+    def find(self, room_id: RoomID) -> RoomTip | None:
+        """Return a tip if it is in memory."""
+        return self._tips.get(room_id)
+
+    async def get(self, room_id: RoomID) -> RoomTip:
+        """Return a tip; called in the room's lane. Raises NotFound."""
+        return self._tips.get(room_id) or await self._load(room_id)
+
+    def keep(self, tip: RoomTip) -> None:
+        """Take a tip as the room's newest."""
+        self.drop(tip.room_id)
+        self._tips[tip.room_id] = tip
+        self._tip_entries += len(tip.state)
+        while len(self._tips) > MAX_TIPS or (self._tip_entries > MAX_TIP_ENTRIES and len(self._tips) > 1):
+            self.drop(next(iter(self._tips)))
+
+    def drop(self, room_id: RoomID) -> None:
+        """Forget a tip: it will be read again."""
+        gone = self._tips.pop(room_id, None)
+        if gone is not None:
+            self._tip_entries -= len(gone.state)
+
+    def clear(self) -> None:
+        """Forget all tips, as after a restart."""
+        self._tips.clear()
+        self._tip_entries = 0
+
+    def begin(self, room_id: RoomID) -> None:
+        """Note that appends of a room are handed to the writer."""
+        self._pending[room_id] = self._pending.get(room_id, 0) + 1
+
+    def settle(self, room_id: RoomID) -> None:
+        """Note that they are written, or have failed."""
+        left = self._pending[room_id] - 1
+        if left:
+            self._pending[room_id] = left
+            return
+        del self._pending[room_id]
+        for drained in self._drained.pop(room_id, ()):
+            drained.callback(None)
+
+    async def state_events(self, tip: RoomTip, keys: Sequence[StateKey]) -> StateEvents:
+        """Return those of the state events of a tip that exist, by key."""
+        interner, events, in_flight = self._store.interner, self._store.events, self.in_flight
+        found: StateEvents = {}
+        unknown: list[StateKey] = []
+        missing: dict[int, StateKey] = {}
+        for key in keys:
+            key_nid = interner.known_key(key)
+            if key_nid is None:
+                unknown.append(key)
+                continue
+            nid = tip.state.get(key_nid)
+            if nid is not None:
+                stored = events.find(nid) or in_flight.get(nid)
+                if stored is None:
+                    missing[nid] = key
+                else:
+                    found[key] = stored
+        if unknown:
+            for key, key_nid in (await interner.find_keys(unknown)).items():
+                nid = tip.state.get(key_nid)
+                if nid is not None:
+                    missing[nid] = key
+        if missing:
+            loaded = await events.get(missing)
+            for nid, key in missing.items():
+                stored = loaded.get(nid) or in_flight.get(nid)
+                if stored is None:
+                    raise StorageUnavailable("the state that this event builds on could not be stored")
+                found[key] = stored
+        return found
+
+    async def _load(self, room_id: RoomID) -> RoomTip:
+        # Appends that are still being written would be missing from what is read.
+        while self._pending.get(room_id):
+            drained: Deferred[None] = Deferred()
+            self._drained.setdefault(room_id, []).append(drained)
+            await drained
+        found = await self._store.database.read(lambda tx: load_tip(tx, room_id))
+        if found is None:
+            raise NotFound("Unknown room")
+        state = state_of(found.chain)
+        create_key = (await self._store.interner.keys([("m.room.create", "")]))["m.room.create", ""]
+        create_nid = state.get(create_key)
+        wanted = {*found.extremities, create_nid} if create_nid is not None else {*found.extremities}
+        events = await self._store.events.get(wanted)
+        if create_nid is None or create_nid not in events:
+            raise NotFound("Unknown room")
+        self._store.states.add(found.state_group, state, len(state))
+        tip = RoomTip(
+            room_id=room_id,
+            room_nid=found.room_nid,
+            version=get_room_version(found.version),
+            create=events[create_nid],
+            extremities=tuple((nid, events[nid].event_id) for nid in found.extremities),
+            depth=found.depth,
+            state_group=found.state_group,
+            chain=found.chain,
+            state=state,
+            joined_members=found.joined_members,
+        )
+        self.keep(tip)
+        return tip
