@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from homeserver.errors import BadIdentifier, Misconfigured
 from homeserver.model.ids import MAX_IDENTIFIER_BYTES, UserID
 
@@ -159,6 +157,9 @@ def _read(file: Path, server_name: str) -> Appservice:
         raise Misconfigured(f"The registration file {file} cannot be read: {fault.strerror}") from fault
     if len(text) > MAX_FILE_BYTES:
         raise Misconfigured(f"The registration file {file} is over {MAX_FILE_BYTES} bytes")
+    # Imported late: most servers have no such file, and it takes a MiB.
+    import yaml
+
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as fault:
