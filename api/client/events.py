@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from homeserver.errors import GuestForbidden
 from homeserver.model.ids import EventID, RoomID
 from homeserver.rooms.event_stream import DEFAULT_TIMEOUT_S, EventStream
 from homeserver.rooms.history import DEFAULT_LIMIT, MAX_CONTEXT, MAX_LIMIT, History
@@ -88,6 +89,9 @@ class Events:
     async def get_events(self, request: WebRequest) -> Response:
         """Wait for events: of one room, or (deprecated) of all that the user is in."""
         room = request.query("room_id")
+        # Spec: "Guest Access", client behaviour: guests may follow a room that they look into, and no more.
+        if room is None and request.requester.is_guest:
+            raise GuestForbidden("Guests must say which room, by room_id")
         timeout_ms = request.query_int("timeout", int(DEFAULT_TIMEOUT_S * 1000), 0, MAX_TIMEOUT_MS) or 0
         return raw_json(
             await self._stream.events(

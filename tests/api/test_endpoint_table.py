@@ -1,7 +1,8 @@
 """Every released endpoint of the client-server API is served, or is said to be unknown in the way of the spec.
 
 `endpoints.tsv` has a row for each endpoint: method, path, who may call it (`access_token`, `optional`, `none`, `as` for
-application services), and its state, `served` or `later`. Whoever builds an endpoint changes its state here.
+application services), whether the spec opens it to guests, and its state, `served` or `later`. Whoever builds an
+endpoint changes its state here.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Row:
     method: str
     path: str
     auth: str
+    guests: str
     state: str
 
     def __str__(self) -> str:
@@ -83,7 +85,7 @@ LATER = [row for row in ROWS if row.state == "later"]
 
 def older(row: Row) -> list[Row]:
     return [
-        Row(row.method, older + row.path.removeprefix(prefix), row.auth, row.state)
+        Row(row.method, older + row.path.removeprefix(prefix), row.auth, row.guests, row.state)
         for prefix, others in OTHER_PREFIXES
         if row.path.startswith(prefix)
         for older in others
@@ -113,9 +115,18 @@ def connection(server: RunningServer) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
 
 
-def ask(connection: http.client.HTTPConnection, row: Row, path: str) -> tuple[int, str | None]:
-    """Return status and errcode of the answer to a request without a token."""
-    connection.request(row.method, path, b"{}" if row.method in ("POST", "PUT") else None)
+@pytest.fixture(scope="module")
+def guest_token(connection: http.client.HTTPConnection) -> str:
+    connection.request("POST", "/_matrix/client/v3/register?kind=guest", b"{}")
+    return str(json.loads(connection.getresponse().read())["access_token"])
+
+
+def ask(
+    connection: http.client.HTTPConnection, row: Row, path: str, token: str | None = None
+) -> tuple[int, str | None]:
+    """Return status and errcode of the answer."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    connection.request(row.method, path, b"{}" if row.method in ("POST", "PUT") else None, headers)
     answer = connection.getresponse()
     content = answer.read()
     assert "*" == answer.getheader("Access-Control-Allow-Origin")
@@ -139,11 +150,21 @@ def test_a_served_endpoint_is_known_and_asks_for_a_token_if_the_spec_says_so(
         assert errcode not in ("M_UNRECOGNIZED", "M_MISSING_TOKEN") and status < 500
 
 
+@pytest.mark.parametrize("row", [row for row in SERVED if row.guests == "yes"], ids=str)
+def test_what_the_spec_opens_to_guests_is_open_to_them(
+    row: Row, connection: http.client.HTTPConnection, guest_token: str
+) -> None:
+    """Spec: client-server API, "Guest Access", client behaviour."""
+    # For GET /events a room must be named.
+    status, errcode = ask(connection, row, example(row.path) + "?timeout=0&room_id=!x:x", guest_token)
+    assert errcode not in ("M_GUEST_ACCESS_FORBIDDEN", "M_UNKNOWN_TOKEN") and status < 500
+
+
 @pytest.mark.parametrize("method, path", UNSTABLE)
 def test_an_unstable_path_of_what_is_served_is_known(
     method: str, path: str, connection: http.client.HTTPConnection
 ) -> None:
-    _, errcode = ask(connection, Row(method, path, "", ""), example(path))
+    _, errcode = ask(connection, Row(method, path, "", "", ""), example(path))
     assert "M_UNRECOGNIZED" != errcode
 
 

@@ -117,6 +117,7 @@ url = {json.dumps(database_url)}
 [registration]
 enabled = true
 without_verification = true
+guest_access = true
 shared_secret = "the shared secret"
 bcrypt_rounds = 4
 

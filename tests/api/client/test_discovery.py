@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
+from api.client.versions import UNSTABLE_FEATURES
 from api.client.wellknown import client_discovery, support_contact
 from homeserver.config import Server
 from homeserver.model.ids import ServerName
@@ -21,6 +22,13 @@ async def test_versions_need_no_token_and_mind_no_bad_one(make_server: MakeServe
             answer["versions"][-1],
             answer["unstable_features"]["uk.tcpip.msc4133.stable"],
         )
+
+
+def test_flags_are_told_of_what_works_only() -> None:
+    """Spec: "features not listed here indicate that a feature is not supported"."""
+    assert {True} == set(UNSTABLE_FEATURES.values())
+    for absent in ("org.matrix.e2e_cross_signing", "org.matrix.simplified_msc3575", "org.matrix.msc4140"):
+        assert absent not in UNSTABLE_FEATURES
 
 
 @pytest_twisted.ensureDeferred
