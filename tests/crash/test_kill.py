@@ -45,6 +45,9 @@ class Sender(threading.Thread):
             self.uncertain = (path, body)
             try:
                 reply = self._actor.send("PUT", path, body)
+                while reply.status == 429:
+                    time.sleep(reply.json["retry_after_ms"] / 1000)
+                    reply = self._actor.send("PUT", path, body)
             except Exception:
                 return
             if reply.status != 200:

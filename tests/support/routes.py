@@ -42,6 +42,7 @@ def _main(folder: str) -> None:
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react
 
+    from api.auth import Access
     from homeserver.app import Homeserver
     from homeserver.config import Config
 
@@ -49,7 +50,7 @@ def _main(folder: str) -> None:
         server = Homeserver(Config.default(Path(folder), "routes.example"), reactor=reactor)
         await server.start(listen=False)
         rows = [
-            (route.method, route.path_template, route.auth is not None, route.max_body_bytes)
+            (route.method, route.path_template, route.auth not in (None, Access.OPTIONAL), route.max_body_bytes)
             for route in server.client_resource().router.routes
         ]
         await server.stop()
