@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import importlib
 import importlib.metadata
 import os
 import signal
@@ -317,11 +316,12 @@ def _run(options: argparse.Namespace) -> int:
     from twisted.internet.defer import Deferred, TimeoutError
 
     from homeserver.app import Homeserver
+    from homeserver.extensions import default_extensions
 
     config = _config(options)
     _start_logging(config)
     reactor = _reactor()
-    homeserver = Homeserver(config, reactor=reactor, extensions=_extensions())
+    homeserver = Homeserver(config, reactor=reactor, extensions=default_extensions())
     outcome = _Outcome(options.debug)
     is_started: list[bool] = []
     is_stopping: list[bool] = []
@@ -414,16 +414,6 @@ def _with_homeserver(config: Config, work: Work, *, debug: bool) -> _Outcome:
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(whole()))
     reactor.run()
     return outcome
-
-
-# What `sennit run` adds to the server: named, not imported, because they stand on top of this package.
-_EXTENSIONS = ("synapse_compat.extension:SynapseCompat",)
-
-
-def _extensions() -> list[Any]:
-    return [
-        getattr(importlib.import_module(module), name)() for module, _, name in (e.partition(":") for e in _EXTENSIONS)
-    ]
 
 
 def _reactor() -> Any:

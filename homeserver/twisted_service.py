@@ -39,10 +39,11 @@ def makeService(options: Options) -> IService:
 
     from homeserver import Config, Homeserver
     from homeserver.errors import Misconfigured
+    from homeserver.extensions import default_extensions
 
     try:
         config = Config.load(Path(options["config"]))
     except Misconfigured as error:
         raise SystemExit(str(error)) from None
-    service: IService = Homeserver(config, reactor=reactor)
+    service: IService = Homeserver(config, reactor=reactor, extensions=default_extensions())
     return service
