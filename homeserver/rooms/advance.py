@@ -147,6 +147,7 @@ class Advance:
         if redaction is not None:
             append.redacts_id = redaction.target_id
             append.redacted_nids = redaction.nids
+            append.stats = dict(redaction.stats)
         joined_members = tip.joined_members
         if member is not None:
             append.membership = MembershipRow(

@@ -12,8 +12,10 @@ from typing import Any, Final, TypeGuard
 from homeserver.errors import NotAllowed
 from homeserver.model.content.power_levels import PowerLevels
 from homeserver.model.event import Event, EventTemplate, StateKey
+from homeserver.model.event_format import event_from_wire
 from homeserver.model.folding import fold
 from homeserver.model.ids import server_name_of
+from homeserver.model.redaction import redact
 from storage.append import RelationRow
 from storage.events import StoredEvent
 from storage.store import Store
@@ -35,6 +37,7 @@ _SHORT_COLUMNS: Final = frozenset(
     {"canonical_alias", "join_rule", "history_visibility", "guest_access", "encryption", "room_type"}
 )
 MAX_SHORT: Final = 255
+_NO_STATS: Final[Mapping[str, Any]] = {}
 # Column of room_stats -> column of its folded form, and how much of it is searched.
 _SEARCHED: Final[Mapping[str, tuple[str, int]]] = {
     "name": ("search_name", 500),
@@ -45,10 +48,14 @@ _SEARCHED: Final[Mapping[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True, slots=True)
 class RedactionPlan:
-    """What a redaction event names, and which stored events it redacts now (none if it may not)."""
+    """What a redaction event names, and which stored events it redacts now (none if it may not).
+
+    `stats` are the columns of `room_stats` that follow, where what is redacted is part of the room's state.
+    """
 
     target_id: str
     nids: tuple[int, ...]
+    stats: Mapping[str, Any] = _NO_STATS
 
 
 def stats_of(event: Event) -> dict[str, Any]:
@@ -116,4 +123,10 @@ async def plan_redaction(
     is_same_server = server_name_of(target.event.sender) == server_name_of(template.sender)
     if levels.of(template.sender) < levels.redact and not is_same_server:
         return RedactionPlan(target_id, ())
-    return RedactionPlan(target_id, (target.nid,) if target.redacted_by is None else ())
+    if target.redacted_by is not None:
+        return RedactionPlan(target_id, ())
+    stats: Mapping[str, Any] = _NO_STATS
+    if target.key_nid is not None and tip.state.get(target.key_nid) == target.nid:
+        wire = redact(tip.version, target.event.wire)
+        stats = stats_of(event_from_wire(tip.version, wire, target.event_id, tip.room_id))
+    return RedactionPlan(target_id, (target.nid,), stats)

@@ -403,6 +403,23 @@ async def test_a_forgotten_room_is_remembered_by_joining_it_again(rooms: RoomSer
         rooms.forget_memory()
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_directory_forgets_a_name_that_was_redacted(rooms: RoomServer) -> None:
+    alice = await rooms.user("alice")
+    room = await rooms.room(alice)
+    name = await rooms.door.send(room, EventTemplate("m.room.name", {"name": "Secret"}, alice.user_id, ""))
+    later = await rooms.door.send(room, EventTemplate("m.room.topic", {"topic": "Kept"}, alice.user_id, ""))
+    await rooms.door.send(room, EventTemplate("m.room.redaction", {}, alice.user_id, redacts=name.event_id))
+    row = await rooms.store.database.read(
+        lambda tx: tx.first(
+            select(tables.room_stats.c.name, tables.room_stats.c.topic).where(
+                tables.room_stats.c.room_nid == later.room_nid
+            )
+        )
+    )
+    assert (None, "Kept") == tuple(row)
+
+
 # -- transaction IDs -------------------------------------------------------------------------------------------------
 
 
