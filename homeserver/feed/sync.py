@@ -141,11 +141,11 @@ class Sync:
     async def respond(self, request: SyncRequest) -> bytes:
         """Return the response as JSON, as soon as there is something to tell."""
         deadline = self._clock.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S)
+        since = request.since
         while True:
             # Asked for each time: a user who has not been waiting may have been dropped from memory.
             user = await self._feed.user(request.user_id, request.user_nid)
             upto = self._feed.watermark
-            since = request.since
             # A token from a stream that ran further than this one (a restored backup): go on from here.
             if since is not None and since > upto:
                 since = upto
