@@ -6,8 +6,8 @@ What differs from twisted.web as it comes:
 - The route is found as soon as the head is there, so a body that is too large is refused before it is read; a refused
   connection is read on for a moment without keeping anything, lest the refusal is lost in a reset.
 - Who may use the endpoint is found out before a larger body is read; while that takes time, reading pauses.
-- Bodies up to 256 KiB are kept in memory as far as they have come, larger ones in a temporary file; all of them
-  together are bounded (see `bodies`).
+- Bodies up to 256 KiB are kept in memory as far as they have come, larger ones in a temporary file, unless the route
+  takes small ones only; all of them together are bounded (see `bodies`).
 - Time limits are deadlines that one sweep per site looks at, not timers per request: a head must be complete in time
   however steadily its bytes drip, a body must keep up a minimum rate, and what is idle is closed.
 - An answer is written in one piece, and straight to the socket when nothing waits before it.
@@ -53,6 +53,8 @@ from homeserver.web.sending import FileSender, finish_quietly
 access_logger = logging.getLogger("homeserver.access")
 
 _MEMORY_BYTES: Final = 1 << 18
+# Where no body may be larger it is JSON, which is read as a whole: it stays in memory, and is counted there.
+_WHOLE_BYTES: Final = 1 << 21
 # A body that is larger, or of unknown length, is not read before it is known who sends it. Smaller ones are not worth
 # another turn: nearly all of them come together with their head.
 _UNCHECKED_BYTES: Final = 1 << 16
@@ -183,7 +185,7 @@ class SiteRequest(ServerRequest):
         is_known = web is not None and web.is_checked
         size = len(data)
         try:
-            if self._received > _MEMORY_BYTES:
+            if self._received > _MEMORY_BYTES and self._max_body_bytes > _WHOLE_BYTES:
                 added = self._received - self._on_disk
                 if not bodies.has_disk(added, is_known):
                     self._refuse(_full())

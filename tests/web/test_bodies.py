@@ -25,6 +25,7 @@ async def size_of(request: WebRequest) -> dict[str, Any]:
 ROUTES = (
     Route("POST", "/upload", size_of, auth="users", limit="uploads", max_body_bytes=8 * MIB),
     Route("POST", "/open", size_of, max_body_bytes=8 * MIB),
+    Route("POST", "/json", size_of),
 )
 
 
@@ -107,6 +108,14 @@ def test_the_next_request_of_a_connection_is_asked_for_its_own_token() -> None:
     for _ in range(2):
         connection.send(large("/upload", 100_000), b"x" * 100_000)
     assert ["@a:example.org", "@b:example.org"] == [orjson.loads(each.body)["by"] for each in connection.replies()]
+
+
+def test_json_stays_in_memory_and_other_large_bodies_go_to_disk() -> None:
+    for path, held in (("/json", (900_000, 0)), ("/open", (0, 900_000))):
+        connection = Wire(door(*ROUTES)).send(large(path), b"x" * 900_000)
+        assert held == (connection.site.bodies.memory_bytes, connection.site.bodies.disk_bytes)
+        connection.send(b"x" * (MIB - 900_000))
+        assert MIB == orjson.loads(connection.replies()[0].body)["size"]
 
 
 @pytest.mark.parametrize("size", [100_000, 3 * MIB])
