@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ from homeserver.model.ids import UserID
 from homeserver.runtime.clock import RealClock
 from homeserver.runtime.tasks import Tasks
 from homeserver.web.json_resource import JsonResource
-from homeserver.web.router import Router
+from homeserver.web.router import DEFAULT_MAX_BODY_BYTES, Router
 from homeserver.web.site import SiteOptions, WebSite, make_site
 
 if TYPE_CHECKING:
@@ -228,8 +229,11 @@ class Homeserver(Service):
     def _resource(self, *, x_forwarded: bool) -> JsonResource:
         built = self._built()
         router = Router()
+        largest = self.config.limits.max_request_bytes
         for route in built.routes:
-            router.add(route)
+            # Routes that take other things than JSON have bounds of their own.
+            takes_json = route.max_body_bytes == DEFAULT_MAX_BODY_BYTES
+            router.add(replace(route, max_body_bytes=largest) if takes_json else route)
         for extension in self._extensions:
             for route in extension.routes(built.services()):
                 router.add(route)

@@ -256,7 +256,8 @@ class Limits(Section):
     A rate is a table `{ per_second = 0.2, burst_count = 10 }`; the half that is left out keeps its default.
     """
 
-    max_request_bytes: Size = Field(default=10 * 1024**2, ge=65_536, description="Largest JSON request of a client.")
+    # JSON becomes up to twenty times as large when it is read, and nothing else is done meanwhile.
+    max_request_bytes: Size = Field(default=1280 * 1024, ge=65_536, description="Largest JSON request of a client.")
     max_transaction_bytes: Size = Field(
         default=12 * 1024**2, ge=65_536, description="Largest request of another server."
     )
