@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeGuard
 
 from homeserver.errors import NotAllowed
@@ -37,7 +38,7 @@ _SHORT_COLUMNS: Final = frozenset(
     {"canonical_alias", "join_rule", "history_visibility", "guest_access", "encryption", "room_type"}
 )
 MAX_SHORT: Final = 255
-_NO_STATS: Final[Mapping[str, Any]] = {}
+_NO_STATS: Final[Mapping[str, Any]] = MappingProxyType({})
 # Column of room_stats -> column of its folded form, and how much of it is searched.
 _SEARCHED: Final[Mapping[str, tuple[str, int]]] = {
     "name": ("search_name", 500),
