@@ -147,7 +147,7 @@ class Advance:
         if redaction is not None:
             append.redacts_id = redaction.target_id
             append.redacted_nids = redaction.nids
-            append.stats = dict(redaction.stats)
+            append.stats = dict(redaction.stats or _NO_STATS)
         joined_members = tip.joined_members
         if member is not None:
             append.membership = MembershipRow(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final, TypeGuard
 
 from homeserver.errors import NotAllowed
@@ -38,7 +37,6 @@ _SHORT_COLUMNS: Final = frozenset(
     {"canonical_alias", "join_rule", "history_visibility", "guest_access", "encryption", "room_type"}
 )
 MAX_SHORT: Final = 255
-_NO_STATS: Final[Mapping[str, Any]] = MappingProxyType({})
 # Column of room_stats -> column of its folded form, and how much of it is searched.
 _SEARCHED: Final[Mapping[str, tuple[str, int]]] = {
     "name": ("search_name", 500),
@@ -56,7 +54,7 @@ class RedactionPlan:
 
     target_id: str
     nids: tuple[int, ...]
-    stats: Mapping[str, Any] = _NO_STATS
+    stats: Mapping[str, Any] | None = None
 
 
 def stats_of(event: Event) -> dict[str, Any]:
@@ -126,7 +124,7 @@ async def plan_redaction(
         return RedactionPlan(target_id, ())
     if target.redacted_by is not None:
         return RedactionPlan(target_id, ())
-    stats: Mapping[str, Any] = _NO_STATS
+    stats = None
     if target.key_nid is not None and tip.state.get(target.key_nid) == target.nid:
         wire = redact(tip.version, target.event.wire)
         stats = stats_of(event_from_wire(tip.version, wire, target.event_id, tip.room_id))
