@@ -69,6 +69,14 @@ class Authenticator:
         self._admit(requester, access, request)
         return requester
 
+    def readmit(self, request: WebRequest, route: Route) -> Awaitable[None] | None:
+        """Raise, at once or later, if the requester has been logged out, locked or deactivated since `authenticate`."""
+        requester: Requester = request.requester
+        token = token_of(request)
+        if token is not None and self._sessions.known_requester(token) is requester:
+            return None
+        return self._sessions.check_lives(requester)
+
     def _admit(self, requester: Requester, access: Access, request: WebRequest) -> None:
         if requester.is_locked and access is not Access.LOGOUT:
             raise UserLocked("This account has been locked")

@@ -241,6 +241,7 @@ class Homeserver(Service):
             router,
             authenticate=built.authenticator.authenticate,
             limit=built.base.rates.limit,
+            readmit=built.authenticator.readmit,
             x_forwarded=x_forwarded,
         )
 

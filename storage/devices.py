@@ -198,6 +198,22 @@ def find_session(tx: Transaction, token_hash: bytes) -> SessionRow | None:
     return None if row is None else SessionRow(*row[:6], *map(bool, row[6:]))
 
 
+def is_locked_session(tx: Transaction, user_nid: int, device_nid: int | None, token_hash: bytes | None) -> bool | None:
+    """Tell whether a session is a locked account's: the session of a device, else of a token, else of an account.
+
+    None when that is gone, or the account deactivated.
+    """
+    query = select(accounts.c.is_locked).where(accounts.c.user_nid == user_nid, accounts.c.is_deactivated.is_(False))
+    if device_nid is not None:
+        query = query.join(devices, devices.c.user_nid == accounts.c.user_nid).where(devices.c.device_nid == device_nid)
+    elif token_hash is not None:
+        query = query.join(access_tokens, access_tokens.c.user_nid == accounts.c.user_nid).where(
+            access_tokens.c.token_hash == token_hash
+        )
+    row: Any = tx.first(query)
+    return None if row is None else bool(row[0])
+
+
 def find_refresh_token(tx: Transaction, token_hash: bytes) -> RefreshTokenRow | None:
     """Return a refresh token, expired or not; None when there is no such token."""
     columns = (

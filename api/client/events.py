@@ -36,7 +36,14 @@ class Events:
             Route("GET", f"{room}/context/{{eventId}}", self.get_context, auth=Access.GUESTS, cancel_when_gone=True),
             Route("GET", f"{room}/initialSync", self.get_room_initial_sync, auth=Access.GUESTS, cancel_when_gone=True),
             Route("GET", f"{prefix}/initialSync", self.get_initial_sync, auth=Access.USERS, cancel_when_gone=True),
-            Route("GET", f"{prefix}/events", self.get_events, auth=Access.GUESTS, cancel_when_gone=True),
+            Route(
+                "GET",
+                f"{prefix}/events",
+                self.get_events,
+                auth=Access.GUESTS,
+                cancel_when_gone=True,
+                is_long_poll=True,
+            ),
             Route("GET", f"{prefix}/events/{{eventId}}", self.get_one_event, auth=Access.USERS),
         ]
         by_time = Route("GET", v1, self.get_event_at, auth=Access.GUESTS, cancel_when_gone=True)

@@ -49,7 +49,14 @@ class Sync:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        route = Route("GET", "/_matrix/client/v3/sync", self.get_sync, auth=Access.GUESTS, cancel_when_gone=True)
+        route = Route(
+            "GET",
+            "/_matrix/client/v3/sync",
+            self.get_sync,
+            auth=Access.GUESTS,
+            cancel_when_gone=True,
+            is_long_poll=True,
+        )
         return expand_prefixes(route)
 
     async def get_sync(self, request: WebRequest) -> Response:

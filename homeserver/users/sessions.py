@@ -148,6 +148,19 @@ class Sessions:
             self._remember(token, requester)
         return requester
 
+    async def check_lives(self, requester: Requester) -> None:
+        """Raise if the session of somebody who was recognized a while ago is over: UnknownToken, UserLocked.
+
+        A device whose access token has been refreshed or has expired meanwhile is still logged in.
+        """
+        is_locked = await self._database.read(
+            lambda tx: storage.is_locked_session(tx, requester.user_nid, requester.device_nid, requester.token_hash)
+        )
+        if is_locked is None:
+            raise UnknownToken("This session has been logged out")
+        if is_locked:
+            raise UserLocked("This account has been locked")
+
     async def _revoke_refreshed(self, user_nid: int, refresh_hash: bytes) -> None:
         # Spec: "The old refresh token remains valid until the new access token or refresh token is used".
         await self._database.write(lambda tx: storage.revoke_refreshed(tx, user_nid, refresh_hash))

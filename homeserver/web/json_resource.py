@@ -34,6 +34,8 @@ from homeserver.web.sending import FileSender, finish_quietly
 
 # Whatever the two callbacks return, they may return it at once or as an awaitable.
 Authenticate: TypeAlias = Callable[[WebRequest, Route], Any]
+# Returns None, at once or as an awaitable, or raises.
+Readmit: TypeAlias = Callable[[WebRequest, Route], "Awaitable[None] | None"]
 Limit: TypeAlias = Callable[[WebRequest, Route], "LimitExceeded | Awaitable[LimitExceeded | None] | None"]
 
 # Spec: client-server API, "Web Browser Clients": on all answers.
@@ -53,6 +55,8 @@ class JsonResource(Resource):
     - `authenticate(request, route)` gives the requester, for routes whose `auth` is not None; it raises to refuse.
     - `limit(request, route)` returns (or raises) a `LimitExceeded`, for routes whose `limit` is not None; it comes
       after `authenticate`, so it may count by requester.
+    - `readmit(request, route)` raises if the requester of a long poll has lost the right to its answer by the time that
+      there is one.
     """
 
     isLeaf = True
@@ -63,6 +67,7 @@ class JsonResource(Resource):
         *,
         authenticate: Authenticate | None = None,
         limit: Limit | None = None,
+        readmit: Readmit | None = None,
         x_forwarded: bool = False,
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
@@ -70,6 +75,7 @@ class JsonResource(Resource):
         self.router = router
         self._authenticate = authenticate
         self._limit = limit
+        self._readmit = readmit
         self._trust: tuple[str, ...] | None = trusted_proxies if x_forwarded else None
 
     # -- without a transport ---------------------------------------------------------------------------------------
@@ -187,6 +193,10 @@ class JsonResource(Resource):
             if not request.is_checked:
                 await self._let_in(request, route)
             result = await route.handler(request)
+            if route.is_long_poll and self._readmit is not None and request.requester is not None:
+                waiting_for = self._readmit(request, route)
+                if waiting_for is not None:
+                    await waiting_for
             if type(result) is dict:
                 return Response(200, encode_json(result))
             if not isinstance(result, Response | FileResponse | TakenOver):

@@ -34,6 +34,8 @@ class Route:
     - `max_body_bytes`: a longer body is refused before it is read.
     - `cancel_when_gone`: cancel the handler when the client goes away.  For reads and long polls only: work that has
       several steps should get to its end.
+    - `is_long_poll`: the handler may wait so long that whoever asks may have lost the right to the answer meanwhile;
+      it is handed out only if the `readmit` callback of the `JsonResource` lets it.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Route:
     limit: Any = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     cancel_when_gone: bool = False
+    is_long_poll: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,8 +147,12 @@ class AccountServer:
             ),
         ]
         self.routes = [route for module in modules for route in module.routes()]
+        authenticator = Authenticator(self.sessions)
         self.door = JsonResource(
-            Router(self.routes), authenticate=Authenticator(self.sessions).authenticate, limit=self.rates.limit
+            Router(self.routes),
+            authenticate=authenticator.authenticate,
+            limit=self.rates.limit,
+            readmit=authenticator.readmit,
         )
 
     async def start(self) -> None:
