@@ -74,6 +74,7 @@ class AccountServer:
 
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         chosen = settings or Settings()
+        self.is_stopped = False
         self.clock = ManualClock()
         self.tasks = Tasks(self.clock, "test")
         self.threads = Threads(reactor, 4)  # type: ignore[arg-type]
@@ -163,6 +164,7 @@ class AccountServer:
         self.sessions.start()
 
     async def stop(self) -> None:
+        self.is_stopped = True
         await self.tasks.stop()
         await self.sessions.stop()
         await self.database.stop()
@@ -265,4 +267,5 @@ async def make_server(database_url: str) -> AsyncIterator[MakeServer]:
 
     yield make
     for server in started:
-        await server.stop()
+        if not server.is_stopped:
+            await server.stop()

@@ -185,6 +185,7 @@ async def test_leaving_rooms_goes_on_after_a_restart(make_server: MakeServer) ->
     await server.tasks.stop()  # nothing in the background any more, as in a crash
     await server.accounts.deactivate(UserID(account.user_id), account.user_nid, erase=False)
     assert [] == server.left
+    await server.stop()
     restarted = await make_server()
     await restarted.until(lambda: bool(restarted.left))
     assert [UserID("@alice:example.org")] == restarted.left
