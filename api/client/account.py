@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.errors import GuestForbidden, NotAllowed
+from homeserver.errors import GuestForbidden, NotAllowed, UserLocked
 from homeserver.model.ids import UserID
 from homeserver.users.accounts import Accounts
 from homeserver.users.credentials import Credentials
@@ -100,4 +100,7 @@ class Account:
         if requester is not None:
             return requester.user_id, requester.user_nid
         account = await self._accounts.get(proof.results[PASSWORD])
+        # Spec: "Account locking": what a locked account may still do is to log out.
+        if account.is_locked:
+            raise UserLocked("This account has been locked")
         return UserID(account.user_id), account.user_nid

@@ -218,3 +218,21 @@ async def test_no_address_is_bound(make_server: MakeServer) -> None:
     assert (200, {"threepids": []}) == await server.call("GET", "account/3pid", token=token)
     status, answer = await server.call("POST", "account/3pid/add", {}, token=token)
     assert (404, "M_UNRECOGNIZED") == (status, answer["errcode"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("account/password", {"new_password": "battery staple"}), ("account/deactivate", {})]
+)
+@pytest_twisted.ensureDeferred
+async def test_locked_account_is_not_changed_by_who_has_its_password(
+    make_server: MakeServer, path: str, body: dict[str, Any]
+) -> None:
+    """Spec: client-server API, "Account locking"; both endpoints also answer without an access token."""
+    server = await make_server()
+    await server.register("alice")
+    account = await server.accounts.get("@alice:example.org")
+    await server.accounts.set_flags(account.user_nid, is_locked=True)
+    status, answer = await server.call("POST", path, {**body, "auth": password_proof("alice", PASSWORD)})
+    assert (401, "M_USER_LOCKED") == (status, answer["errcode"])
+    await server.accounts.set_flags(account.user_nid, is_locked=False)
+    assert 200 == (await server.login("alice", PASSWORD))[0]
