@@ -101,7 +101,7 @@ class Homeserver(Service):
 
     def client_resource(self) -> JsonResource:
         """Return the client API as a resource to mount at the root of a host's `Site`."""
-        return self._resource(x_forwarded=False)
+        return self._resource(None)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Homeserver(Service):
             raise RuntimeError("the homeserver is not started; await start() or ready() first")
         return self._parts
 
-    def _resource(self, *, x_forwarded: bool) -> JsonResource:
+    def _resource(self, listener: Listener | None) -> JsonResource:
         built = self._built()
         router = Router()
         largest = self.config.limits.max_request_bytes
@@ -242,7 +242,8 @@ class Homeserver(Service):
             authenticate=built.authenticator.authenticate,
             limit=built.base.rates.limit,
             readmit=built.authenticator.readmit,
-            x_forwarded=x_forwarded,
+            x_forwarded=listener is not None and listener.x_forwarded,
+            trusted_proxies=() if listener is None else listener.trusted_proxies,
         )
 
     def _listen(self, listener: Listener) -> None:
@@ -250,7 +251,7 @@ class Homeserver(Service):
             return
         # The system's folder for temporary files is often in memory.
         options = SiteOptions(spool_dir=self.config.server.data_dir)
-        site = make_site(self._resource(x_forwarded=listener.x_forwarded), self._reactor, options, self._clock)
+        site = make_site(self._resource(listener), self._reactor, options, self._clock)
         self._sites.append(site)
         tls = None
         if listener.tls_certificate_path is not None and listener.tls_key_path is not None:

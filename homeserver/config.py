@@ -110,7 +110,10 @@ class Listener(Section):
         default=None, description="PEM certificate chain; with it, HTTPS is served."
     )
     tls_key_path: FilePath | None = Field(default=None, description="PEM private key of that certificate.")
-    x_forwarded: bool = Field(default=False, description="Trust X-Forwarded-For and -Proto of a reverse proxy.")
+    x_forwarded: bool = Field(default=False, description="Believe X-Forwarded-For of a reverse proxy.")
+    trusted_proxies: Networks = Field(
+        default=(), description="Addresses of reverse proxies on other machines; this machine's own are trusted anyway."
+    )
     resources: Annotated[tuple[Resource, ...], Field(strict=False, min_length=1)] = Field(
         default=("client", "federation", "media", "health"), description="What is served here."
     )

@@ -104,6 +104,10 @@ def _key_servers(value: Any) -> Any:
     ]
 
 
+# COMPAT(synapse): it believes whoever connects. Proxies are on this machine or in a private network, such as that of
+# the containers; anybody else is not a proxy.
+_PROXIES = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10"]
+
 # What the names of Synapse's resources mean here; an empty one is always served or not needed.
 _RESOURCES = {
     "client": ("client", "media"),
@@ -151,6 +155,8 @@ def _listener(listener: dict[str, Any], location: Location, conversion: _Convers
     native["bind"] = addresses
     if listener.get("x_forwarded") is not None:
         native["x_forwarded"] = listener["x_forwarded"]
+        if listener["x_forwarded"] is True:
+            native["trusted_proxies"] = _PROXIES
     native["resources"] = ["metrics"] if kind == "metrics" else _resources(listener, location, conversion)
     if listener.get("tls") is True:
         for here, there in (("tls_certificate_path", "tls_certificate_path"), ("tls_key_path", "tls_private_key_path")):

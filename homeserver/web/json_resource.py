@@ -12,6 +12,7 @@ Spec: client-server API, "Web Browser Clients", "Standard error response".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from functools import lru_cache
@@ -31,6 +32,8 @@ from homeserver.web.request import Headers, WebRequest
 from homeserver.web.response import Answer, FileResponse, Response, TakenOver, encode_json
 from homeserver.web.router import Route, Router
 from homeserver.web.sending import FileSender, finish_quietly
+
+logger = logging.getLogger(__name__)
 
 # Whatever the two callbacks return, they may return it at once or as an awaitable.
 Authenticate: TypeAlias = Callable[[WebRequest, Route], Any]
@@ -77,6 +80,7 @@ class JsonResource(Resource):
         self._limit = limit
         self._readmit = readmit
         self._trust: tuple[str, ...] | None = trusted_proxies if x_forwarded else None
+        self._has_warned = False
 
     # -- without a transport ---------------------------------------------------------------------------------------
 
@@ -150,7 +154,17 @@ class JsonResource(Resource):
         host = getattr(peer, "host", None)
         # Unix sockets have no address; whoever may open one is local.
         address = host if isinstance(host, str) else "127.0.0.1"
-        if self._trust is None or not forwarded or not _is_trusted(address, self._trust):
+        if self._trust is None or not forwarded:
+            return address
+        if not _is_trusted(address, self._trust):
+            if not self._has_warned:
+                # All who come through an unknown proxy count as one for the rate limits; its operator should know.
+                self._has_warned = True
+                logger.warning(
+                    "The X-Forwarded-For header from %s is ignored; if that is your reverse proxy, "
+                    "add its address to trusted_proxies of the listener",
+                    address,
+                )
             return address
         for hop in reversed(b",".join(forwarded[-20:]).split(b",")[-20:]):
             named = _address(hop.strip())

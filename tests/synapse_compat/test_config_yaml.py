@@ -131,6 +131,7 @@ def test_a_full_file_without_a_notice(tmp_path: Path) -> None:
     assert "11" == config.rooms.default_version and config.rooms.public_rooms_over_federation
     first, second, third = config.listeners
     assert (8448, ("::1", "127.0.0.1"), True) == (first.port, first.bind, first.x_forwarded)
+    assert "172.16.0.0/12" in first.trusted_proxies and () == second.trusted_proxies
     assert (Path("/tls/cert.pem"), Path("/tls/key.pem")) == (first.tls_certificate_path, first.tls_key_path)
     assert {"client", "federation", "media", "health"} == set(first.resources)
     assert (("metrics",), None) == (second.resources, second.tls_certificate_path)

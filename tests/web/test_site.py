@@ -455,6 +455,15 @@ def test_only_trusted_proxies_name_the_client(x_forwarded: bool, peer: str, head
     assert orjson.loads(connection.replies()[0].body)["ip"] == expected
 
 
+def test_an_unknown_proxy_is_told_to_the_operator_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its users would share one rate limit, and nobody would know why."""
+    root = door(*ROUTES, x_forwarded=True)
+    for _ in range(2):
+        Wire(root, peer="172.18.0.2").send(head("GET", "/get", "X-Forwarded-For: 203.0.113.9"))
+    warnings = [record.getMessage() for record in caplog.records if "X-Forwarded-For" in record.getMessage()]
+    assert 1 == len(warnings) and "172.18.0.2" in warnings[0] and "trusted_proxies" in warnings[0]
+
+
 def test_a_tree_of_resources_works_as_root_too() -> None:
     root = Resource()
     root.putChild(b"page", Data(b"<p>hello</p>", "text/html"))
