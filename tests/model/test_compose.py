@@ -150,7 +150,9 @@ def test_every_encoder_can_write_an_event_with_identifiers_for_keys(version: Roo
 
 @VERSIONS
 @pytest.mark.parametrize(
-    "value", [1.0, -0.0, float("nan"), float("inf"), 2**53, -(2**53), 10**400, "\ud800", b"x", object()], ids=repr
+    "value",
+    [1.0, -0.0, float("nan"), float("inf"), 2**53, -(2**53), 10**400, "\ud800", b"x", object()],
+    ids=lambda value: f"{type(value).__name__} {value!r:.12}",
 )
 def test_content_without_a_strict_form_is_bad_json(version: RoomVersion, value: Any) -> None:
     for content in ({"a": value}, {"a": [{"b": value}]}):
