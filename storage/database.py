@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,10 @@ READERS: Final = 4
 ATTEMPTS: Final = 6
 # MySQL: lock wait timeout, deadlock, server gone, lost connection, connection refused, shutdown in progress.
 _RETRYABLE_MYSQL: Final = frozenset({1205, 1213, 2006, 2013, 2003, 2055, 1053, 1927, 0})
+# SQLite: read-only, input or output error, disk full, cannot open.
+_OUT_OF_ORDER_SQLITE: Final = frozenset({8, 10, 13, 14})
+# MySQL: error writing a file, disk full, table full, server read-only.
+_OUT_OF_ORDER_MYSQL: Final = frozenset({3, 1021, 1026, 1114, 1290, 1836})
 
 # After the appends and the interned names of the batch.
 _ANY: Final = 2
@@ -164,9 +169,9 @@ class Database:
                 with engine.connect() as connection, connection.begin():
                     return function(Transaction(connection, self._statements))
             except DBAPIError as fault:
-                if not is_retryable(fault):
+                if not is_retryable(fault) and not is_out_of_order(fault):
                     raise
-                if attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
+                if is_out_of_order(fault) or attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
                     raise StorageUnavailable(f"the database does not answer: {fault.orig}") from fault
         raise AssertionError("unreachable")
 
@@ -230,9 +235,9 @@ class Database:
                 ):
                     connection.close()
                     self._writer = None
-                if not is_retryable(fault):
+                if not is_retryable(fault) and not is_out_of_order(fault):
                     raise
-                if attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
+                if is_out_of_order(fault) or attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
                     raise StorageUnavailable(f"the database does not take writes: {fault.orig}") from fault
         raise AssertionError("unreachable")
 
@@ -279,6 +284,15 @@ def is_retryable(fault: DBAPIError) -> bool:
     if arguments and isinstance(arguments[0], int):
         return arguments[0] in _RETRYABLE_MYSQL
     return "database is locked" in str(fault.orig)
+
+
+def is_out_of_order(fault: DBAPIError) -> bool:
+    """Tell whether the fault is the machine's (a full or broken disk), so that trying again at once does not help."""
+    if isinstance(fault.orig, sqlite3.OperationalError):
+        # The low byte; the rest says more exactly which.
+        return getattr(fault.orig, "sqlite_errorcode", 0) & 0xFF in _OUT_OF_ORDER_SQLITE
+    arguments: tuple[object, ...] = getattr(fault.orig, "args", ())
+    return arguments[:1] != () and arguments[0] in _OUT_OF_ORDER_MYSQL
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------

@@ -64,6 +64,21 @@ class Faults:
 
         self.dialect.do_commit = do_commit
 
+    def fill_disk(self) -> None:
+        """Raise in the next commit what a driver raises when there is no room left."""
+
+        def do_commit(connection: Any) -> None:
+            self.dialect.do_commit = self._commit
+            if self.dialect.name == "sqlite":
+                fault = self.dialect.dbapi.OperationalError("database or disk is full")
+                fault.sqlite_errorcode = 13
+                raise fault
+            raise self.dialect.dbapi.OperationalError(
+                1021, "Disk full (/tmp/#sql); waiting for someone to free some space"
+            )
+
+        self.dialect.do_commit = do_commit
+
     def break_connection(self) -> None:
         """Raise what a driver raises when the server is gone."""
         if self.dialect.name == "sqlite":

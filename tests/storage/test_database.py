@@ -83,6 +83,16 @@ async def test_the_answer_of_a_commit_that_was_refused_is_its_error(database: Da
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_full_disk_is_unavailable_storage_and_passes(database: Database) -> None:  # noqa: F811
+    """Told as temporary: clients try again, and the log does not fill what room is left with tracebacks of a defect."""
+    Faults(database).fill_disk()
+    found = await outcome([database.write(put("a", 1)), database.write(put("b", 2))])
+    assert [StorageUnavailable, StorageUnavailable] == found
+    assert [7] == await outcome([database.write(put("a", 7))])
+    assert {"a": 7} == await stored(database)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_lost_connection_is_made_anew(database: Database) -> None:  # noqa: F811
     faults = Faults(database)
     attempts: list[int] = []
