@@ -69,10 +69,12 @@ from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.door import Identity, RoomDoor
 from homeserver.rooms.event_stream import EventStream
+from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.members import StateReads
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.publishing import Publishing
+from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.relations import RelationReads
 from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.transactions import TransactionIDs
@@ -168,7 +170,6 @@ class Users:
     filters: Filters
     membership: Membership
     profile_of: Callable[[UserID], Awaitable[Mapping[str, Any]]]
-    may_invite: Callable[[UserID, UserID], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ class Rooms:
     publishing: Publishing
     history: History
     state: StateReads
+    relation_rules: RelationRules
     relations: RelationReads
     summaries: Summaries
     event_stream: EventStream
@@ -325,15 +327,15 @@ def _build_appservices(base: Base, registry: Registry) -> Appservices:
 
 def _build_data(base: Base, appservices: Appservices) -> Data:
     store, feed, clock = base.store, base.feed, base.clock
-    unread = Unread(store, feed, base.timeline, load_rules)
     receipts_stream, typing_stream = ReceiptsStream(store), TypingStream()
     data_stream, presence_stream = AccountDataStream(store), PresenceStream(feed, clock)
+    unread = Unread(store, feed, base.timeline, load_rules, data_stream.ignored_users)
     sender = appservices.sender
     if sender.wants_ephemeral:
         receipts_stream.listen(sender.on_receipt)
         typing_stream.listen(sender.on_typing)
         presence_stream.listen(sender.on_presence)
-    account_data = AccountData(store, feed, stream=data_stream)
+    account_data = AccountData(store, feed, stream=data_stream, unread=unread)
     bundles = Bundles(store, feed, clock, account_data.ignored_users)
     return Data(
         account_data=account_data,
@@ -349,6 +351,7 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
             unread=unread,
             bundles=bundles,
             ignored_users=account_data.ignored_users,
+            blocks_invites=account_data.blocks_invites,
         ),
         bundles=bundles,
     )
@@ -386,8 +389,7 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         if account is None:
             raise NotFound(f"There is no user {invitee}")
         # Spec: "Invite permission".
-        wanted = await data.account_data.find_global(account.user_nid, "m.invite_permission_config")
-        if wanted.get("default_action") == "block":
+        if await data.account_data.blocks_invites(account.user_nid):
             raise InviteBlocked(f"{invitee} takes no invites")
 
     async def leave_rooms(user_id: UserID) -> None:
@@ -425,7 +427,6 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         filters=Filters(database, max_limit=config.limits.timeline_limit),
         membership=membership,
         profile_of=profile_of,
-        may_invite=may_invite,
     )
 
 
@@ -443,6 +444,7 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     access = RoomAccess(store, feed, door, base.timeline)
     history = History(store, access, data.bundles, clock, ignored_users)
     state = StateReads(store, feed, access, clock)
+    Guests(store, door, feed, base.tasks)
     return Rooms(
         directory=directory,
         creation=RoomCreation(
@@ -450,7 +452,7 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
             directory,
             default_version=base.config.rooms.default_version,
             profile_of=users.profile_of,
-            may_invite=users.may_invite,
+            may_invite=users.membership.check_invitee,
             opaque_id=_opaque_id,
             encryption_for=_encryption_for(base.config.rooms.encrypt_by_default),
         ),
@@ -458,9 +460,20 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
         publishing=Publishing(door, directory, server_name=base.server_name, config=base.config.rooms),
         history=history,
         state=state,
+        relation_rules=RelationRules(store, door),
         relations=RelationReads(store, door, access, data.bundles, clock, ignored_users),
         summaries=Summaries(store, feed, door, directory),
-        event_stream=EventStream(store, feed, access, history, state, directory, clock),
+        event_stream=EventStream(
+            store,
+            feed,
+            access,
+            history,
+            state,
+            directory,
+            clock,
+            ignored_users=ignored_users,
+            blocks_invites=data.account_data.blocks_invites,
+        ),
     )
 
 
@@ -520,7 +533,14 @@ def _routes(
             base.rates,
             check_namespace=appservices.check_alias,
         ),
-        Send(base.door, users.membership, rooms.transactions, rooms.publishing.check_new_canonical_alias),
+        Send(
+            base.door,
+            users.membership,
+            rooms.transactions,
+            rooms.relation_rules,
+            base.rates,
+            check_alias=rooms.publishing.check_new_canonical_alias,
+        ),
         SyncApi(
             Sync(base.store, base.feed, base.timeline, base.clock, data.streams),
             lambda user_id, user_nid, text: users.filters.get(user_nid, text),

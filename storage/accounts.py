@@ -13,6 +13,7 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from .tables.accounts import accounts, registration_tokens
+from .tables.rooms import memberships
 from .transaction import Transaction
 from .user_directory import index_user
 
@@ -141,6 +142,17 @@ def set_upgraded(tx: Transaction, user_nid: int, password_hash: str | None) -> b
     guest = (accounts.c.user_nid == user_nid) & accounts.c.is_guest.is_(True)
     changed = tx.execute(update(accounts).where(guest).values(is_guest=False, password_hash=password_hash))
     return changed.rowcount == 1
+
+
+def load_guests(tx: Transaction, room_nid: int) -> list[str]:
+    """Return the user IDs of the guests of this server who are in a room."""
+    query = (
+        select(accounts.c.user_id)
+        .join(memberships, memberships.c.user_nid == accounts.c.user_nid)
+        .where(memberships.c.room_nid == room_nid, memberships.c.membership == "join", accounts.c.is_guest.is_(True))
+        .order_by(memberships.c.position)
+    )
+    return [row[0] for row in tx.all(query)]
 
 
 def set_flags(

@@ -214,6 +214,19 @@ def load_relating(
     return found
 
 
+def has_annotation(tx: Transaction, room_nid: int, target: str, kind: str, key: str, *, sender_nid: int) -> bool:
+    """Return whether a user has annotated an event with `key` by an event of this type."""
+    query = select(relations.c.event_nid).where(
+        relations.c.room_nid == room_nid,
+        relations.c.target_id == target,
+        relations.c.rel_type == "m.annotation",
+        relations.c.aggregation_key == key,
+        relations.c.type == kind,
+        relations.c.sender_nid == sender_nid,
+    )
+    return tx.scalar(query.limit(1)) is not None
+
+
 def load_nids_by_time(
     tx: Transaction, room_nid: int, ts: int, *, backwards: bool, upto: int, skip: int, limit: int
 ) -> list[int]:

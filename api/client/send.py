@@ -15,6 +15,7 @@ from homeserver.model.event import EventTemplate
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.rooms.door import RoomDoor
 from homeserver.rooms.membership import Membership
+from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.transactions import ClientTransaction, TransactionIDs
 from homeserver.users.sessions import Requester
 from homeserver.web.request import WebRequest
@@ -22,7 +23,7 @@ from homeserver.web.response import Response
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access, refuse_suspended
-from ..ratelimit import Limit
+from ..ratelimit import ClientRates, Limit
 
 CheckAlias = Callable[[RoomID, Mapping[str, Any]], Awaitable[None]]
 """Raises where the content of `m.room.canonical_alias` names aliases that do not point to the room."""
@@ -34,11 +35,20 @@ class Send:
     """`/send`, `/state` (PUT) and `/redact`."""
 
     def __init__(
-        self, door: RoomDoor, membership: Membership, transactions: TransactionIDs, check_alias: CheckAlias
+        self,
+        door: RoomDoor,
+        membership: Membership,
+        transactions: TransactionIDs,
+        relations: RelationRules,
+        rates: ClientRates,
+        *,
+        check_alias: CheckAlias,
     ) -> None:
         self._door = door
         self._membership = membership
         self._transactions = transactions
+        self._relations = relations
+        self._rates = rates
         self._check_alias = check_alias
 
     def routes(self) -> list[Route]:
@@ -84,16 +94,11 @@ class Send:
             await self._check_member(room_id, requester, state_key, content)
         elif kind == "m.room.canonical_alias" and state_key == "":
             await self._check_alias(room_id, content)
-        current = await self._door.state_event(room_id, kind, state_key)
-        if (
-            current is not None
-            and kind != "m.room.create"
-            and current.event.sender == requester.user_id
-            and current.event.content == content
-        ):
-            # Saying the same again changes nothing.
-            return _event_id(current.event_id)
         template = EventTemplate(kind, content, requester.user_id, state_key=state_key, origin_server_ts=_ts(request))
+        same = await self._door.find_same_state(room_id, template)
+        if same is not None:
+            # Saying the same again changes nothing.
+            return _event_id(same.event_id)
         return _event_id((await self._door.send(room_id, template)).event_id)
 
     async def put_redact(self, request: WebRequest) -> Response:
@@ -117,14 +122,21 @@ class Send:
             # It acts without a device; its users have numbers that no device has.
             scope = requester.user_nid
         if txn_id is None or scope is None:
-            return _event_id((await self._door.send(room_id, template)).event_id)
+            return _event_id(await self._send(room_id, template))
         if len(txn_id.encode()) > 255:
             raise InvalidParam("the transaction ID is over 255 bytes")
 
         async def send(transaction: ClientTransaction) -> EventID:
-            return (await self._door.send(room_id, template, transaction=transaction)).event_id
+            return await self._send(room_id, template, transaction)
 
         return _event_id(await self._transactions.once(scope, endpoint, txn_id, send))
+
+    async def _send(
+        self, room_id: RoomID, template: EventTemplate, transaction: ClientTransaction | None = None
+    ) -> EventID:
+        if "m.relates_to" in template.content:
+            return (await self._relations.send(room_id, template, transaction=transaction)).event_id
+        return (await self._door.send(room_id, template, transaction=transaction)).event_id
 
     async def _check_member(
         self, room_id: RoomID, requester: Requester, state_key: str, content: Mapping[str, Any]
@@ -138,6 +150,12 @@ class Send:
             if current is None or current.event.membership != "join":
                 # Joining has conditions that only the join endpoints know how to meet.
                 raise NotAllowed("Use the join endpoint to join a room")
+        if membership == "invite":
+            # As at the invite endpoint.
+            self._rates.check_user(Limit.INVITES_PER_ISSUER, requester)
+            self._rates.check_key(Limit.INVITES_PER_ROOM, room_id, requester)
+            self._rates.check_key(Limit.INVITES_PER_USER, target, requester)
+            await self._membership.check_invite(room_id, requester.user_id, target)
         for field in ("displayname", "avatar_url"):
             if content.get(field) is not None and not isinstance(content[field], str):
                 raise BadJson(f"'{field}' must be a string")

@@ -87,6 +87,8 @@ class Streams:
     unread: Unread
     bundles: Bundles
     ignored_users: Callable[[UserFeed], Awaitable[frozenset[str]]]
+    # Whether a user, by number, takes no invites and is told of none.
+    blocks_invites: Callable[[int], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -189,7 +191,8 @@ class Sync:
             inner = []
             if joined:
                 inner.append(b'"join":{' + b",".join(joined) + b"}")
-            if invites:
+            # Spec: "Invite permission": while they are blocked, invites of before "MUST NOT be served" either.
+            if invites and not await self._streams.blocks_invites(user.user_nid):
                 shown = await self._stripped(invites, ignored, user)
                 if shown:
                     inner.append(b'"invite":{' + b",".join(shown) + b"}")

@@ -9,7 +9,7 @@ Spec: client-server API, "Receiving notifications", "Threading", "Threaded read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from .timeline import Timeline
 MAIN: Final = "main"
 # LIMIT: events that are looked at, newest first, when counts are not in memory; older ones count no more.
 MAX_COUNTED: Final = 1_000
+_NOBODY: Final[frozenset[str]] = frozenset()
 _HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
 
 
@@ -88,13 +89,19 @@ class Unread:
     """Counts for users who receive."""
 
     def __init__(
-        self, store: Store, feed: Feed, timeline: Timeline, load_rules: Callable[[Transaction, int], Any]
+        self,
+        store: Store,
+        feed: Feed,
+        timeline: Timeline,
+        load_rules: Callable[[Transaction, int], Any],
+        ignored_users: Callable[[UserFeed], Awaitable[frozenset[str]]],
     ) -> None:
-        """`load_rules` reads a user's stored push rules."""
+        """`load_rules` reads a user's stored push rules, `ignored_users` those whose events do not count."""
         self._store = store
         self._feed = feed
         self._timeline = timeline
         self._load_rules = load_rules
+        self._ignored_users = ignored_users
         self._lanes: Lanes[tuple[int, int]] = Lanes()
 
     async def counts(
@@ -113,7 +120,7 @@ class Unread:
                 # Several devices of a user ask at once: each event is counted once.
                 async with self._lanes.enter((user.user_nid, place.room_nid)):
                     if unread.upto < upto:
-                        await self._catch_up(ruleset, place, unread, upto)
+                        await self._catch_up(user, ruleset, place, unread, upto)
             result[place.room_id] = _count(unread, by_thread)
         return result
 
@@ -135,7 +142,7 @@ class Unread:
         ]
 
     def forget(self, user_id: str) -> None:
-        """Count anew: the user's push rules have changed."""
+        """Count anew: the user's push rules have changed, or whom they ignore."""
         user = self._feed.find_user(user_id)
         if user is not None:
             user.unread_changes += 1
@@ -174,16 +181,18 @@ class Unread:
         ruleset: Ruleset = user.ruleset
         return ruleset
 
-    async def _catch_up(self, ruleset: Ruleset, place: UserRoom, unread: RoomUnread, upto: int) -> None:
+    async def _catch_up(self, user: UserFeed, ruleset: Ruleset, place: UserRoom, unread: RoomUnread, upto: int) -> None:
         start = unread.upto
         events, _ = await self._timeline.window(
             place.room_id, place.room_nid, after=start, upto=upto, limit=MAX_COUNTED
         )
+        ignored = await self._ignored_users(user) if events else _NOBODY
         notices: list[_Notice] = []
         facts: RoomFacts | None = None
         group: int | None = None
         for stored in events:
-            if stored.event.sender == ruleset.user_id or stored.flags & _HIDDEN:
+            sender = stored.event.sender
+            if sender == ruleset.user_id or stored.flags & _HIDDEN or sender in ignored:
                 continue
             if facts is None or stored.state_group != group:
                 facts, group = await self._room_facts(ruleset, place, stored), stored.state_group

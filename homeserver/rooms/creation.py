@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from homeserver.errors import AuthRuleBroken, InvalidRoomState, RoomInUse
+from homeserver.model.content.reading import is_user_id
 from homeserver.model.ids import RoomID, UserID
 from homeserver.model.presets import RoomRequest, RoomVisibility, initial_events
 from homeserver.model.room_versions import get_room_version
@@ -53,7 +54,7 @@ class RoomCreation:
         if alias is not None and await self._directory.find(alias) is not None:
             raise RoomInUse(f"The room alias {alias} is taken")
         invitees = [user_id for user_id in request.invite if user_id != creator]
-        for user_id in invitees:
+        for user_id in dict.fromkeys((*invitees, *_invited_by_state(request))):
             await self._may_invite(creator, user_id)
         profiles = await self._profiles([creator, *invitees], creator.server_name)
         templates = initial_events(
@@ -76,3 +77,12 @@ class RoomCreation:
 
     async def _profiles(self, users: list[UserID], server_name: str) -> dict[UserID, Mapping[str, Any]]:
         return {user: await self._profile_of(user) for user in users if user.server_name == server_name}
+
+
+def _invited_by_state(request: RoomRequest) -> list[UserID]:
+    """Return whom `initial_state` invites; the rules of the room see to what is no user ID."""
+    return [
+        UserID(entry.state_key)
+        for entry in request.initial_state
+        if entry.type == "m.room.member" and entry.content.get("membership") == "invite" and is_user_id(entry.state_key)
+    ]

@@ -147,6 +147,27 @@ class RoomDoor:
         tip = await self.tip(room_id)
         return (await self._tips.state_events(tip, ((kind, state_key),))).get((kind, state_key))
 
+    async def find_same_state(self, room_id: RoomID, template: EventTemplate) -> StoredEvent | None:
+        """Return the room's current state event if it is what the template would make, from somebody in the room.
+
+        None also while that event is not stored yet: nobody may be told of it before.
+        """
+        if template.state_key is None or template.type == "m.room.create":
+            return None
+        key, member_key = (template.type, template.state_key), ("m.room.member", str(template.sender))
+        found = await self.state_events(room_id, (key, member_key))
+        current, member = found.get(key), found.get(member_key)
+        if (
+            current is None
+            or current.event.sender != template.sender
+            or current.event.content != template.content
+            or member is None
+            or member.event.membership != "join"
+            or current.nid in self._tips.in_flight
+        ):
+            return None
+        return current
+
     async def state_events(self, room_id: RoomID, keys: Iterable[StateKey]) -> StateEvents:
         """Return those of the room's current state events that exist, by key."""
         return await self._tips.state_events(await self.tip(room_id), tuple(keys))

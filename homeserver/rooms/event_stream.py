@@ -8,13 +8,15 @@ Spec: client-server API, "Room Previews"; "Syncing", `GET /events`, `GET /initia
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
 from sqlalchemy import select
 from twisted.internet.defer import Deferred
 
-from homeserver.feed.feed import Feed, Publication, UserRoom
+from homeserver.feed.bundles import IgnoredUsers
+from homeserver.feed.feed import Feed, Publication, UserFeed, UserRoom
 from homeserver.feed.visible import Seen
 from homeserver.model.filters import Filter
 from homeserver.model.ids import RoomID
@@ -48,7 +50,11 @@ class EventStream:
         state: StateReads,
         directory: Directory,
         clock: Clock,
+        *,
+        ignored_users: IgnoredUsers,
+        blocks_invites: Callable[[int], Awaitable[bool]],
     ) -> None:
+        """`blocks_invites` says of a user's number whether the user is to be told of no invites."""
         self._store = store
         self._feed = feed
         self._access = access
@@ -56,6 +62,8 @@ class EventStream:
         self._state = state
         self._directory = directory
         self._clock = clock
+        self._ignored_users = ignored_users
+        self._blocks_invites = blocks_invites
         self._waiting: dict[RoomID, list[Deferred[bool]]] = {}
         feed.listen(self._on_publication)
 
@@ -72,7 +80,9 @@ class EventStream:
         rooms: list[bytes] = []
         for place in list(user.rooms.values()):
             if place.membership == "invite":
-                rooms.append(await self._invite(viewer, place))
+                invite = await self._invite(viewer, user, place)
+                if invite is not None:
+                    rooms.append(invite)
             elif place.membership == "join" or (archived and place.membership == "leave" and not place.is_forgotten):
                 rooms.append(await self._snapshot(viewer, await self._access.view(viewer, place.room_id), limit))
         return object_of(
@@ -104,8 +114,13 @@ class EventStream:
             }
         )
 
-    async def _invite(self, viewer: Viewer, place: UserRoom) -> bytes:
+    async def _invite(self, viewer: Viewer, user: UserFeed, place: UserRoom) -> bytes | None:
+        """Return an invite as JSON, None for one that is not to be told. Spec: as for /sync."""
         stored = (await self._store.events.get([place.nid])).get(place.nid)
+        if stored is not None and stored.event.sender in await self._ignored_users(user):
+            return None
+        if await self._blocks_invites(user.user_nid):
+            return None
         show = renderer(self._clock.now_ms(), viewer.device_nid, Filter.default())
         parts: dict[str, Any] = {"room_id": str(place.room_id), "membership": "invite"}
         if stored is not None:

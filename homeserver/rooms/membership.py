@@ -94,12 +94,23 @@ class Membership:
         content: Mapping[str, Any] | None = None,
     ) -> None:
         """Invite a user."""
+        await self.check_invite(room_id, sender, target)
+        said = {**(content or {}), **_reason(reason)}
+        await self._send(room_id, sender, target, "invite", said, with_profile=True)
+
+    async def check_invite(self, room_id: RoomID, sender: UserID, target: UserID) -> None:
+        """Return if `target` may be invited, as far as the rules of the room do not decide; else raise.
+
+        To be asked for every event of a local user that invites, however it is made.
+        """
         await self._require_joined(room_id, sender)
+        await self.check_invitee(sender, target)
+
+    async def check_invitee(self, sender: UserID, target: UserID) -> None:
+        """Return if `target` takes invites of `sender`; raise NotAllowed, or what the policy for invites raises."""
         if target.server_name != self._server_name:
             raise NotAllowed("Users of other servers cannot be invited: this server does not federate")
         await self._may_invite(sender, target)
-        said = {**(content or {}), **_reason(reason)}
-        await self._send(room_id, sender, target, "invite", said, with_profile=True)
 
     async def kick(self, room_id: RoomID, sender: UserID, target: UserID, *, reason: str | None = None) -> None:
         """Remove a user from a room, take back an invite or refuse a knock."""

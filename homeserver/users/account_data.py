@@ -17,6 +17,7 @@ from homeserver.errors import NotFound, NotJoined, TooLarge
 from homeserver.feed.changes import store_change
 from homeserver.feed.feed import Feed, UserFeed, UserRoom
 from homeserver.feed.streams.account_data import AccountDataStream, encode_rules
+from homeserver.feed.unread import Unread
 from homeserver.model import account_data as model
 from homeserver.model.canonical_json import JsonObject
 from homeserver.model.ids import RoomID
@@ -41,10 +42,11 @@ Change = Callable[[Transaction, bytes | None], bytes | None]
 class AccountData:
     """Reads and changes account data."""
 
-    def __init__(self, store: Store, feed: Feed, *, stream: AccountDataStream) -> None:
+    def __init__(self, store: Store, feed: Feed, *, stream: AccountDataStream, unread: Unread) -> None:
         self._store = store
         self._feed = feed
         self._stream = stream
+        self._unread = unread
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -82,6 +84,10 @@ class AccountData:
     async def ignored_users(self, user: UserFeed) -> frozenset[str]:
         """Return the users whom one ignores; from memory when warm."""
         return await self._stream.ignored_users(user)
+
+    async def blocks_invites(self, user_nid: int) -> bool:
+        """Tell whether a user takes no invites. Spec: "Invite permission"."""
+        return (await self.find_global(user_nid, "m.invite_permission_config")).get("default_action") == "block"
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -159,6 +165,8 @@ class AccountData:
             if content is None:
                 return
             self._stream.publish(user_nid, user_id, room_nid, data_type, content, position)
+            if data_type == model.IGNORED_USER_LIST and room_id is None:
+                self._unread.forget(user_id)
             self._feed.touch_user(user_id, position, room_id)
 
         await store_change(

@@ -29,6 +29,10 @@ class Nothing:
         return {}
 
 
+async def welcomes_invites(_: int) -> bool:
+    return False
+
+
 async def ignore_nobody(_: UserFeed) -> frozenset[str]:
     return frozenset()
 
@@ -43,6 +47,7 @@ def make_sync(server: RoomServer) -> Sync:
         unread=nothing,
         bundles=Bundles(server.store, server.feed, server.clock, ignore_nobody),
         ignored_users=ignore_nobody,
+        blocks_invites=welcomes_invites,
     )
     return Sync(server.store, server.feed, server.timeline, server.clock, streams)
 

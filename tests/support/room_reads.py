@@ -44,7 +44,17 @@ class RoomReads:
         self.history = History(store, self.access, self.bundles, clock, self._ignored_users)
         self.state = StateReads(store, feed, self.access, clock)
         self.relations = RelationReads(store, server.door, self.access, self.bundles, clock, self._ignored_users)
-        self.stream = EventStream(store, feed, self.access, self.history, self.state, self.directory, clock)
+        self.stream = EventStream(
+            store,
+            feed,
+            self.access,
+            self.history,
+            self.state,
+            self.directory,
+            clock,
+            ignored_users=self._ignored_users,
+            blocks_invites=self._blocks_invites,
+        )
         self.summaries = Summaries(store, feed, server.door, self.directory)
         self.routes: list[Route] = [
             *Events(self.history, self.stream).routes(),
@@ -57,6 +67,9 @@ class RoomReads:
         ]
         self._people: dict[str, Person] = {}
         self._resource = JsonResource(Router(self.routes), authenticate=self._authenticate)
+
+    async def _blocks_invites(self, _user_nid: int) -> bool:
+        return False
 
     async def _ignored_users(self, user: UserFeed) -> frozenset[str]:
         return self.ignored.get(user.user_id, frozenset())

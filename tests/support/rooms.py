@@ -44,6 +44,7 @@ class Person:
     user_id: UserID
     user_nid: int
     device_nid: int | None = None
+    is_guest: bool = False
 
 
 class RoomServer:

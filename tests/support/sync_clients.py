@@ -27,6 +27,11 @@ class NoBundles:
         return {}
 
 
+async def welcomes_invites(_user_nid: int) -> bool:
+    """Nobody blocks invites."""
+    return False
+
+
 async def nobody_ignored(_user: Any) -> frozenset[str]:
     """Nobody is ignored."""
     return frozenset()
@@ -43,6 +48,7 @@ def sync_of(state: UserState) -> Sync:
         unread=state.unread,
         bundles=NoBundles(),
         ignored_users=nobody_ignored,
+        blocks_invites=welcomes_invites,
     )
     return Sync(server.store, server.feed, server.timeline, server.clock, streams)
 

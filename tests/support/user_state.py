@@ -55,12 +55,12 @@ class UserState:
     def __init__(self, server: RoomServer, presence: PresenceConfig | None = None) -> None:
         self.server = server
         store, feed, clock = server.store, server.feed, server.clock
-        self.unread = Unread(store, feed, server.timeline, load_rules)
         self.receipt_stream = ReceiptsStream(store)
         self.typing_stream = TypingStream()
         self.account_data_stream = AccountDataStream(store)
+        self.unread = Unread(store, feed, server.timeline, load_rules, self.account_data_stream.ignored_users)
         self.presence_stream = PresenceStream(feed, clock)
-        self.account_data = AccountData(store, feed, stream=self.account_data_stream)
+        self.account_data = AccountData(store, feed, stream=self.account_data_stream, unread=self.unread)
         self.receipts = Receipts(
             store, feed, clock, stream=self.receipt_stream, account_data=self.account_data, unread=self.unread
         )
