@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from homeserver.config_findings import at_key, findings_of
+from homeserver.config_idle import idle_settings
 from homeserver.config_source import (
     MAX_FILE_BYTES,
     ConfigError,
@@ -52,6 +53,7 @@ from homeserver.config_values import (
     Url,
 )
 from homeserver.model.ids import ServerName
+from homeserver.model.room_versions import DEFAULT_ROOM_VERSION, ROOM_VERSIONS
 
 Loader = Callable[[Path], "Config"]
 
@@ -192,7 +194,7 @@ class Sessions(Section):
 class Rooms(Section):
     """Defaults for new rooms, and who may see the room directory."""
 
-    default_version: Text = Field(default="12", description="Version of new rooms.")
+    default_version: Text = Field(default=DEFAULT_ROOM_VERSION, description="Version of new rooms.")
     encrypt_by_default: Literal["all", "invite", "off"] = Field(
         default="off", description="Which new rooms are encrypted."
     )
@@ -200,6 +202,12 @@ class Rooms(Section):
     public_rooms_without_login: bool = Field(default=False, description="The room directory is readable without login.")
     public_rooms_over_federation: bool = Field(default=False, description="Other servers may read the room directory.")
     aliases_need_membership: bool = Field(default=True, description="Only members may make an alias of a room.")
+
+    @model_validator(mode="after")
+    def _a_version_that_rooms_can_have(self) -> Self:
+        if self.default_version not in ROOM_VERSIONS:
+            raise at_key("default_version", f"rooms can have these versions here: {', '.join(ROOM_VERSIONS)}")
+        return self
 
 
 class Presence(Section):
@@ -474,14 +482,14 @@ class Config(Section):
             # A number of thousands of digits, or brackets nested thousands of times.
             raise ConfigError(str(path), [Problem(None, "", "this is not TOML that can be read")]) from None
         config, findings = read_sections(mapping, path.absolute().parent)
+        lines = toml_key_lines(text)
+        problems = [
+            Problem(line_of(lines, each.location), dotted(each.location), each.message)
+            for each in (findings if config is None else idle_settings(config))
+        ]
         if config is None:
-            lines = toml_key_lines(text)
-            problems = [
-                Problem(line_of(lines, each.location), dotted(each.location), each.message) for each in findings
-            ]
             raise ConfigError(str(path), problems)
-        config._source = path
-        return config
+        return config.with_notices(path, tuple(sorted(problems, key=lambda notice: notice.line or 0)))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], base_dir: Path | None = None) -> Config:

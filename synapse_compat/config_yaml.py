@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from homeserver.config import Config, read_sections
+from homeserver.config_idle import idle_settings
 from homeserver.config_source import ConfigError, Location, Problem, dotted, line_of, nearest
 
 from .config_keys import KNOWN_KEYS
@@ -65,6 +66,9 @@ def _presence(value: Any, _: _Conversion) -> dict[str, Any]:
 
 
 def _passwords(value: Any, conversion: _Conversion) -> dict[str, Any]:
+    if conversion.native.get("registration", {}).get("passwords") is False:
+        # Either of the two keys is enough to refuse them.
+        return {}
     if value == "only_for_reauth":
         conversion.notice(("password_config", "enabled"), "only_for_reauth is not supported; passwords are refused")
         return {"registration.passwords": False}
@@ -268,6 +272,8 @@ SETTINGS: dict[str, Setting] = {
     "auto_join_rooms": Setting("registration.auto_join_rooms"),
     "autocreate_auto_join_rooms": Setting("registration.autocreate_auto_join_rooms"),
     "password_config.enabled": Setting(spread=_passwords),
+    # All passwords are in the local database here.
+    "password_config.localdb_enabled": Setting(spread=_passwords),
     "password_config.policy": Setting(spread=_password_policy),
     "nonrefreshable_access_token_lifetime": Setting("sessions.access_token_lifetime_ms", _lifetime),
     "session_lifetime": Setting("sessions.access_token_lifetime_ms", _lifetime),
@@ -415,6 +421,8 @@ class _Conversion:
             self.problem(location, message)
         if config is None or self.problems:
             raise ConfigError(str(self.document.path), self.problems)
+        for each in idle_settings(config):
+            self.notice(self._origin(each.location), each.message)
         notices = tuple(sorted(self.notices, key=lambda notice: notice.line or 0))
         return config.with_notices(self.document.path, notices)
 
@@ -469,8 +477,11 @@ class _Conversion:
             return
         if _has_children(name):
             self._children(name, value, location, told=row is not None)
-        elif row is None and name not in FULFILLED and value and value != _ALL_KNOWN[name] and not _in_rows(name):
-            self.notice(location, "is not supported; it has no effect")
+        elif row is None and name not in FULFILLED and not _in_rows(name):
+            default = _ALL_KNOWN[name]
+            # Of a key whose default is not known, nothing and false are taken for it.
+            if (value or default) and value != default:
+                self.notice(location, "is not supported; it has no effect")
 
     def _apply(self, row: Setting, value: Any, location: Location) -> None:
         if row.spread is not None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from homeserver.config import Config, render_default_toml
 from homeserver.config_docs import render_docs
+from homeserver.config_idle import IDLE
 from homeserver.config_source import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -281,3 +282,17 @@ def test_the_configuration_loads_no_server() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert "[]\n" == result.stdout
+
+
+def test_a_setting_without_effect_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "sennit.toml"
+    path.write_text('[server]\nname = "example.org"\n[metrics]\nenabled = true\n[turn]\nallow_guests = true\n')
+    assert [(4, "metrics.enabled")] == [(notice.line, notice.key) for notice in Config.load(path).notices]
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_what_is_told_to_have_no_effect_is_a_setting(name: str) -> None:
+    section, _, key = name.partition(".")
+    model = Config.model_fields[section].annotation
+    assert isinstance(model, type) and issubclass(model, BaseModel)
+    assert not key or key in model.model_fields

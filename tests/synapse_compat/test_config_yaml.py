@@ -117,9 +117,9 @@ caches: {cache_autotuning: {max_cache_memory_usage: 200M}}
 """
 
 
-def test_a_full_file_without_a_notice(tmp_path: Path) -> None:
+def test_a_full_file_with_notices_only_of_what_is_not_there_yet(tmp_path: Path) -> None:
     config = _load(tmp_path, FULL)
-    assert () == config.notices
+    assert {"has no effect yet"} == {notice.message.partition(":")[0] for notice in config.notices}
     assert "https://matrix.example.org" == config.server.public_base_url
     assert Path("/run/s.pid") == config.server.pid_file
     assert config.server.serve_server_wellknown
@@ -253,6 +253,12 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, k
         ("database: {url: 'sqlite://', args: {cp_min: 5}}", 2, "database.args.cp_min"),
         ("password_config: {pepper: x}", 2, "password_config.pepper"),
         ("password_config: {enabled: only_for_reauth}", 2, "password_config.enabled"),
+        ("send_federation: false", 2, "send_federation"),
+        ("push: {enabled: false}", 2, "push.enabled"),
+        ("enable_metrics: true", 2, "enable_metrics"),
+        ("turn_uris: [turn:a]", 2, "turn_uris"),
+        ("auto_join_rooms: ['#a:example.org']", 2, "auto_join_rooms"),
+        ("rc_joins: {remote: {per_second: 9}}", 2, "rc_joins.remote"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
@@ -269,6 +275,9 @@ def test_a_key_without_effect_is_told_by_name(tmp_path: Path, text: str, line: i
         "redaction_retention_period: 7d",
         "experimental_features: {msc3575_enabled: true, msc4222_enabled: true}",
         "matrix_authentication_service: {enabled: false}",
+        "enable_metrics: false",
+        "trusted_key_servers: [{server_name: matrix.org}]",
+        "rc_joins: {remote: {per_second: 0.01, burst_count: 10}}",
     ],
 )
 def test_a_key_that_asks_for_nothing_is_not_told(tmp_path: Path, text: str) -> None:
@@ -435,3 +444,14 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path, text: str) -> None:
     except ConfigError as error:
         assert error.problems
         assert len(str(error)) < 20_000
+
+
+@pytest.mark.parametrize("text", ["{localdb_enabled: false}", "{enabled: false, localdb_enabled: true}"])
+def test_passwords_are_refused_where_synapse_would(tmp_path: Path, text: str) -> None:
+    assert not _load(tmp_path, NAME + f"password_config: {text}\n").registration.passwords
+
+
+@pytest.mark.parametrize("version", ["'6'", "99", "'12 '"])
+def test_new_rooms_have_a_version_that_there_is(tmp_path: Path, version: str) -> None:
+    ((line, key, message),) = _problems(tmp_path, NAME + f"default_room_version: {version}\n")
+    assert (2, "default_room_version", True) == (line, key, "12" in message)

@@ -1,0 +1,53 @@
+"""Settings that are read and checked, but change nothing in this version, because what they are for is not there yet.
+
+An operator who sets one is told so, by `sennit check-config` and in the log at the start, rather than left to wait for
+an effect. Whoever builds such a thing takes its row away here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel
+
+from homeserver.config_source import Finding, Location
+
+_NO_FEDERATION: Final = "has no effect yet: this version does not talk to other servers"
+_NO_ADDRESSES: Final = "has no effect yet: this version does not know e-mail addresses and telephone numbers"
+_NO_AUTO_JOIN: Final = "has no effect yet: in this version new users join no room by themselves"
+
+IDLE: Final = {
+    "server.old_signing_keys": _NO_FEDERATION,
+    "server.key_refresh_interval_ms": _NO_FEDERATION,
+    "server.serve_server_wellknown": _NO_FEDERATION,
+    "registration.auto_join_rooms": _NO_AUTO_JOIN,
+    "registration.autocreate_auto_join_rooms": _NO_AUTO_JOIN,
+    "rooms.public_rooms_over_federation": _NO_FEDERATION,
+    "profiles.lookup_over_federation": _NO_FEDERATION,
+    "limits.max_transaction_bytes": _NO_FEDERATION,
+    "limits.max_event_bytes": "has no effect yet: events may be as large as the specification lets them",
+    "limits.joins_remote": _NO_FEDERATION,
+    "limits.third_party_invites": _NO_ADDRESSES,
+    "limits.third_party_validation": _NO_ADDRESSES,
+    "limits.reports": "has no effect yet: this version takes no reports",
+    "limits.federation": _NO_FEDERATION,
+    "media.blocked_servers": _NO_FEDERATION,
+    "federation": _NO_FEDERATION,
+    "turn": "has no effect yet: this version tells clients of no TURN servers",
+    "metrics": "has no effect yet: this version has no metrics",
+}
+"""A setting, or a section for all of its settings, and what is told of it."""
+
+
+def idle_settings(config: BaseModel) -> list[Finding]:
+    """Return a finding for each setting without effect that has been given another value than its default."""
+    found: list[Finding] = []
+    for name, message in IDLE.items():
+        section_name, _, key = name.partition(".")
+        section = getattr(config, section_name)
+        for field in (key,) if key else type(section).model_fields:
+            default = type(section).model_fields[field].get_default(call_default_factory=True)
+            if getattr(section, field) != default:
+                location: Location = (section_name, field)
+                found.append(Finding(location, message))
+    return found
