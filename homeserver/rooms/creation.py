@@ -10,9 +10,10 @@ from typing import Any
 
 from homeserver.errors import AuthRuleBroken, InvalidRoomState, RoomInUse
 from homeserver.model.content.reading import is_user_id
-from homeserver.model.ids import RoomID, UserID
+from homeserver.model.ids import RoomAlias, RoomID, UserID
 from homeserver.model.presets import RoomRequest, RoomVisibility, initial_events
 from homeserver.model.room_versions import get_room_version
+from homeserver.runtime.lanes import Lanes
 
 from .directory import Directory
 from .door import RoomDoor
@@ -43,16 +44,24 @@ class RoomCreation:
         self._may_invite = may_invite
         self._opaque_id = opaque_id
         self._encryption_for = encryption_for
+        # Who makes a room under an alias has it until the room is there: of two, one makes no room at all.
+        self._aliases: Lanes[RoomAlias] = Lanes()
 
     async def create(self, creator: UserID, request: RoomRequest) -> RoomID:
         """Make the room; return its ID when all its first events are on disk.
 
         Raises UnsupportedRoomVersion, RoomInUse, InvalidRoomState, BadJson and InvalidParam; then nothing is made.
         """
-        version = get_room_version(request.room_version or self._default_version)
         alias = request.alias(creator)
-        if alias is not None and await self._directory.find(alias) is not None:
-            raise RoomInUse(f"The room alias {alias} is taken")
+        if alias is None:
+            return await self._create(creator, request, None)
+        async with self._aliases.enter(alias):
+            if await self._directory.find(alias) is not None:
+                raise RoomInUse(f"The room alias {alias} is taken")
+            return await self._create(creator, request, alias)
+
+    async def _create(self, creator: UserID, request: RoomRequest, alias: RoomAlias | None) -> RoomID:
+        version = get_room_version(request.room_version or self._default_version)
         invitees = [user_id for user_id in request.invite if user_id != creator]
         for user_id in dict.fromkeys((*invitees, *_invited_by_state(request))):
             await self._may_invite(creator, user_id)

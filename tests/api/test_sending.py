@@ -1,4 +1,4 @@
-"""What the server refuses before it is an event, on each road by which a client may ask for it.
+"""What the server refuses before there is an event, on each road by which a client may ask for it.
 
 Spec: client-server API, "Invite permission", "Avoiding duplicate annotations", "Validation of `m.thread`
 relationships", "Guest Access", "Ignoring Users".
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -70,6 +70,14 @@ def react(actor: Actor, room: str, event_id: str, key: str) -> Reply:
 
 def set_own_data(actor: Actor, kind: str, content: Any) -> None:
     actor.call("PUT", f"/user/{quote(actor.user_id, safe='')}/account_data/{kind}", content)
+
+
+def at_once(act: Callable[[], None], times: int) -> None:
+    threads = [threading.Thread(target=act) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class TestInvitePermission:
@@ -155,11 +163,7 @@ class TestAnnotations:
             other = Actor(server.url, "alice", token=alice.token, user_id=alice.user_id)
             statuses.append(react(other, room, event_id, "+").status)
 
-        threads = [threading.Thread(target=again) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(again, 6)
         assert [200] + [400] * 5 == sorted(statuses)
 
 
@@ -191,6 +195,20 @@ class TestState:
         room = make_room(alice)
         replies = [set_state(alice, room, "m.room.topic", {"topic": "one"}) for _ in range(2)]
         assert replies[0].json == replies[1].json
+
+
+class TestCreation:
+    def test_of_rooms_made_at_once_under_one_alias_there_is_one(self, server: RunningServer, alice: Actor) -> None:
+        answers: list[tuple[int, str | None]] = []
+
+        def make() -> None:
+            other = Actor(server.url, "alice", token=alice.token, user_id=alice.user_id)
+            reply = ask(other, "POST", "/createRoom", {"room_alias_name": "contested"})
+            answers.append((reply.status, reply.errcode))
+
+        at_once(make, 6)
+        assert [(200, None)] + [(400, "M_ROOM_IN_USE")] * 5 == sorted(answers, key=lambda answer: answer[0])
+        assert 1 == len(alice.call("GET", "/joined_rooms")["joined_rooms"])
 
 
 class TestGuests:
