@@ -188,11 +188,17 @@ class Unread:
         )
         ignored = await self._ignored_users(user) if events else _NOBODY
         notices: list[_Notice] = []
+        redacted: set[int] = set()
         facts: RoomFacts | None = None
         group: int | None = None
         for stored in events:
             sender = stored.event.sender
-            if sender == ruleset.user_id or stored.flags & _HIDDEN or sender in ignored:
+            if stored.event.type == "m.room.redaction":
+                target_id = stored.event.redacts
+                target = await self._store.events.get_by_id(place.room_nid, target_id) if target_id else None
+                if target is not None and target.redacted_by is not None:
+                    redacted.add(target.position or 0)
+            if sender == ruleset.user_id or stored.flags & _HIDDEN or stored.redacted_by or sender in ignored:
                 continue
             if facts is None or stored.state_group != group:
                 facts, group = await self._room_facts(ruleset, place, stored), stored.state_group
@@ -204,8 +210,11 @@ class Unread:
             notices.append(_Notice(stored.position or 0, self._thread_of(stored.event), actions.highlight))
         # All at once, at the end: a request that goes away leaves nothing half counted.
         read = unread.read
+        if redacted:
+            unread.notices = [notice for notice in unread.notices if notice.position not in redacted]
+            unread.changed = max(unread.changed, upto)
         for notice in notices:
-            if notice.position > max(read.get("", 0), read.get(notice.thread, 0)):
+            if notice.position not in redacted and notice.position > max(read.get("", 0), read.get(notice.thread, 0)):
                 unread.notices.append(notice)
                 unread.changed = max(unread.changed, notice.position)
         unread.upto = upto
