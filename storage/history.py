@@ -10,16 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from homeserver.model.ids import RoomID
 
 from .tables.rooms import events, memberships, relations, rooms
 from .transaction import Transaction, chunks
 
-# LIMIT: events that are fetched for the bundles of one page: edits, and references.
-MAX_BUNDLED_EDITS: Final = 500
-MAX_BUNDLED_REFERENCES: Final = 1_000
+# LIMIT: events that are fetched for the bundles of one event: its newest edits, and its oldest references. For each
+# event by itself, so that whoever edits one message often does not hide the edits of others.
+MAX_BUNDLED_EDITS: Final = 20
+MAX_BUNDLED_REFERENCES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,10 @@ def load_bundled(
                 events.c.key_nid.is_(None),
             )
             query = child.join(events, same).where(*where, relations.c.rel_type == "m.replace")
-            edits += _pairs(tx, query.order_by(relations.c.position.desc()).limit(MAX_BUNDLED_EDITS))
+            edits += _first_of_each(tx, query, relations.c.position.desc(), MAX_BUNDLED_EDITS)
         if "m.reference" in kinds:
             query = child.where(*where, relations.c.rel_type == "m.reference")
-            references += _pairs(tx, query.order_by(relations.c.position).limit(MAX_BUNDLED_REFERENCES))
+            references += _first_of_each(tx, query, relations.c.position, MAX_BUNDLED_REFERENCES)
         newest = [count.newest for count in found if count.rel_type == "m.thread"]
         if newest:
             ends += _pairs(
@@ -283,6 +284,14 @@ def load_common_rooms(
     total = tx.scalar(select(func.count()).select_from(query.subquery()))
     rows = tx.all(query.where(rooms.c.room_nid > after).order_by(rooms.c.room_nid).limit(limit))
     return [(row[0], RoomID(row[1])) for row in rows], int(total or 0)
+
+
+def _first_of_each(tx: Transaction, query: Select[Any], order: ColumnElement[Any], most: int) -> list[tuple[str, int]]:
+    """Return the (target, number) that a query gives, in an order and of each target no more than the first `most`."""
+    place = func.row_number().over(partition_by=relations.c.target_id, order_by=order).label("place")
+    ranked = query.add_columns(place).subquery()
+    first = select(ranked.c.target_id, ranked.c.event_nid).where(ranked.c.place <= most)
+    return _pairs(tx, first.order_by(ranked.c.target_id, ranked.c.place))
 
 
 def _pairs(tx: Transaction, query: Select[Any]) -> list[tuple[Any, Any]]:
