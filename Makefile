@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Its versions are pinned in constraints.txt, so pip has nothing to say unless it fails.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+# `twistd homeserver`: an editable install leaves out what belongs into Twisted's own folder.
+LINK_PLUGIN = ln -sf '$(CURDIR)/homeserver/twistd_plugin/homeserver_dropin.py' $(VENV)/lib/python*/site-packages/twisted/plugins/
 DEPENDS := setup.cfg setup.py pyproject.toml constraints.txt
 JS := tests/clients/js
 export PYTHON
@@ -29,12 +31,14 @@ $(VENV)/installed-run: $(DEPENDS)
 	@tools/make_venv.sh $(VENV)
 	@echo "Installing what Sennit needs into $(VENV) …"
 	@$(PIP_INSTALL) -e .
+	@$(LINK_PLUGIN)
 	@touch $@
 
 $(VENV)/installed-test: $(DEPENDS)
 	@tools/make_venv.sh $(VENV) --install
 	@echo "Installing what the tests need into $(VENV) …"
 	@$(PIP_INSTALL) -e '.[test,dev]'
+	@$(LINK_PLUGIN)
 	@touch $@ $(VENV)/installed-run
 
 # Real clients: matrix-js-sdk wants a newer node than Debian 12 has, so that one comes from npm too.

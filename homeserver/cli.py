@@ -13,6 +13,7 @@ import argparse
 import getpass
 import importlib.metadata
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -118,6 +119,18 @@ def find_config(named: Path | None, environment: str | None) -> Config:
     return Config.default(DEFAULT_DATA_DIR)
 
 
+def _program() -> str:
+    """Return what to type to call this program again: its name, or its path where the shell does not find the name."""
+    called = sys.argv[0]
+    found = shutil.which("sennit")
+    if os.path.basename(called) != "sennit" or (
+        found is not None and os.path.realpath(found) == os.path.realpath(called)
+    ):
+        return "sennit"
+    relative = os.path.relpath(called)
+    return called if relative.startswith("..") else relative
+
+
 def _config(options: argparse.Namespace) -> Config:
     return find_config(options.config, os.environ.get("SENNIT_CONFIG"))
 
@@ -127,6 +140,11 @@ def _config(options: argparse.Namespace) -> Config:
 
 def _check_config(options: argparse.Namespace) -> int:
     config = _config(options)
+    for listener in config.listeners:
+        if listener.tls_certificate_path is not None and listener.tls_key_path is not None:
+            from homeserver.runtime.tls import ReloadableTLS
+
+            ReloadableTLS(listener.tls_certificate_path, listener.tls_key_path)
     for notice in config.notices:
         print(f"{config.source}: {notice}")
     source = config.source or "no file; the defaults"
@@ -157,7 +175,7 @@ def _init(options: argparse.Namespace) -> int:
     except OSError as error:
         raise Misconfigured(f"{output} cannot be written: {error.strerror}.") from error
     place = "" if output == DEFAULT_FILE else f" -c {output}"
-    print(f"Wrote {output}. Next:  sennit run{place}")
+    print(f"Wrote {output}. Next:  {_program()} run{place}")
     return 0
 
 
@@ -232,7 +250,7 @@ def _user_add(options: argparse.Namespace) -> int:
             print(f"Password: {password}")
         return 0
 
-    return _with_accounts(config, work, debug=options.debug)
+    return _with_accounts(config, _naming(localpart, work), debug=options.debug)
 
 
 def _user_passwd(options: argparse.Namespace) -> int:
@@ -247,7 +265,7 @@ def _user_passwd(options: argparse.Namespace) -> int:
             print(f"Password: {password}")
         return 0
 
-    return _with_accounts(config, work, debug=options.debug)
+    return _with_accounts(config, _naming(localpart, work), debug=options.debug)
 
 
 def _user_deactivate(options: argparse.Namespace) -> int:
@@ -259,7 +277,7 @@ def _user_deactivate(options: argparse.Namespace) -> int:
         print(f"{localpart} is deactivated.")
         return 0
 
-    return _with_accounts(config, work, debug=options.debug)
+    return _with_accounts(config, _naming(localpart, work), debug=options.debug)
 
 
 def _user_list(options: argparse.Namespace) -> int:
@@ -270,6 +288,23 @@ def _user_list(options: argparse.Namespace) -> int:
         return 0
 
     return _with_accounts(_config(options), work, debug=options.debug)
+
+
+class _Refused(Exception):
+    """What was asked for an account was refused; the text names the account."""
+
+
+def _naming(localpart: str, work: Work) -> Work:
+    """Return `work` whose refusals name the account."""
+    from homeserver.errors import MatrixError
+
+    async def named(accounts: AccountCommands) -> int:
+        try:
+            return await work(accounts)
+        except MatrixError as error:
+            raise _Refused(f"{localpart}: {error.message.rstrip('.')}.") from error
+
+    return named
 
 
 def _localpart(name: str, config: Config) -> str:
@@ -484,6 +519,7 @@ def _reload(homeserver: Homeserver, options: argparse.Namespace) -> None:
         homeserver.reload()
     except Exception as error:
         _tell(error, debug=options.debug)
+        print("sennit: the server goes on with the certificates that it has", file=sys.stderr, flush=True)
 
 
 async def _first_account(homeserver: Homeserver, config: Config) -> None:
@@ -495,7 +531,7 @@ async def _first_account(homeserver: Homeserver, config: Config) -> None:
         return
     password = readable_secret()
     user_id = await accounts.create(FIRST_ADMIN, password, admin=True)
-    print(welcome_text(config, user_id=user_id, password=password), flush=True)
+    print(welcome_text(config, user_id=user_id, password=password, program=_program()), flush=True)
 
 
 def _ready_text(config: Config) -> str:
@@ -533,32 +569,18 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, Misconfigured):
         return 2, str(error)
     if isinstance(error, MatrixError):
-        return 1, error.message
-    if isinstance(error, InternalFault):
+        return 1, f"{error.message.rstrip('.')}."
+    if isinstance(error, InternalFault | _Refused):
         return 1, str(error)
     if "twisted.internet.error" in sys.modules:
         from twisted.internet.error import CannotListenError
 
         if isinstance(error, CannotListenError):
-            return 1, _cannot_listen(error.interface, error.port, error.socketError)
+            from homeserver.first_run import cannot_listen_text
+
+            return 1, cannot_listen_text(error.interface, error.port, error.socketError)
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         return 1, f"The system refuses: {error.strerror or error}{place}."
     name = type(error).__name__
     return 1, f"This is a fault of Sennit itself: {name}: {error}. With `sennit --debug` it shows where."
-
-
-def _cannot_listen(interface: object, port: object, reason: OSError) -> str:
-    import errno
-
-    place = f"port {port} of {interface or 'this machine'}"
-    if reason.errno == errno.EADDRINUSE:
-        return (
-            f"Cannot listen on {place}: another program uses it already."
-            " Stop that program, or set another port under [[listeners]]."
-        )
-    if reason.errno == errno.EACCES:
-        return f"Cannot listen on {place}: ports below 1024 need a privilege. Use 8008 and a reverse proxy."
-    if reason.errno == errno.EADDRNOTAVAIL:
-        return f"Cannot listen on {place}: this machine does not have that address. Correct `bind` under [[listeners]]."
-    return f"Cannot listen on {place}: {reason.strerror or reason}."

@@ -461,16 +461,18 @@ class Config(Section):
         return self._notices
 
     @classmethod
-    def load(cls, path: Path) -> Config:
+    def load(cls, path: Path | str) -> Config:
         """Return the configuration in a file of any known kind, chosen by its ending; raises ConfigError."""
+        path = Path(path)
         ending = path.suffix.lower()
         if ending in ("", ".toml", ".conf"):
             return cls.from_toml(path)
         return _loader_for(path)(path)
 
     @classmethod
-    def from_toml(cls, path: Path) -> Config:
+    def from_toml(cls, path: Path | str) -> Config:
         """Return the configuration in a TOML file; raises ConfigError with every mistake in it."""
+        path = Path(path)
         text = read_config_text(path)
         try:
             mapping = tomllib.loads(text)

@@ -7,6 +7,7 @@ names the file and what to do.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,9 +65,24 @@ def readable_secret(entropy: Entropy = os.urandom) -> str:
     return "-".join("".join(signs[start : start + 5]) for start in range(0, 20, 5))
 
 
-def welcome_text(config: Config, *, user_id: str, password: str) -> str:
+def cannot_listen_text(interface: object, port: object, reason: OSError) -> str:
+    """Return why a port cannot be listened on, and what to do about it."""
+    place = f"port {port} of {interface or 'this machine'}"
+    if reason.errno == errno.EADDRINUSE:
+        return (
+            f"Cannot listen on {place}: another program uses it already."
+            " Stop that program, or set another port under [[listeners]]."
+        )
+    if reason.errno == errno.EACCES:
+        return f"Cannot listen on {place}: ports below 1024 need a privilege. Use 8008 and a reverse proxy."
+    if reason.errno == errno.EADDRNOTAVAIL:
+        return f"Cannot listen on {place}: this machine does not have that address. Correct `bind` under [[listeners]]."
+    return f"Cannot listen on {place}: {reason.strerror or reason}."
+
+
+def welcome_text(config: Config, *, user_id: str, password: str, program: str = "sennit") -> str:
     """Return what the first start prints: where the server is, and what to open and type next."""
-    command = f"sennit user add NAME{f' -c {config.source}' if config.source is not None else ''}"
+    command = f"{program} user add NAME{f' -c {config.source}' if config.source is not None else ''}"
     address = client_address(config)
     where = f"at {address}" if address is not None else "(no listener serves clients)"
     return (
@@ -89,7 +105,8 @@ def client_address(config: Config) -> str | None:
 
 
 def _address(listener: Listener) -> str:
-    host = listener.bind[0]
+    # Of both kinds of address, clients take the one with dots everywhere.
+    host = min(listener.bind, key=lambda address: ":" in address)
     if host in ("0.0.0.0", "::"):
         host = "localhost"
     scheme = "https" if listener.tls_certificate_path is not None else "http"

@@ -8,7 +8,7 @@ one of the few places that pick the global reactor, since `twistd` has installed
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -45,5 +45,15 @@ def makeService(options: Options) -> IService:
         config = Config.load(Path(options["config"]))
     except Misconfigured as error:
         raise SystemExit(str(error)) from None
-    service: IService = Homeserver(config, reactor=reactor, extensions=default_extensions())
+    homeserver = Homeserver(config, reactor=reactor, extensions=default_extensions())
+    # It has logged why it could not start; without it there is nothing to run for.
+    homeserver.ready().addErrback(lambda failure: _stop(reactor))
+    service: IService = homeserver
     return service
+
+
+def _stop(reactor: Any) -> None:
+    if reactor.running:
+        reactor.stop()
+    else:
+        reactor.callWhenRunning(reactor.stop)

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from homeserver.errors import HomeserverError, Misconfigured, StorageUnavailable
@@ -137,6 +137,14 @@ class Database:
             raise Misconfigured(
                 f"The database {self.url.render_as_string(hide_password=True)} cannot be opened: {fault.orig}. "
                 "Check that it runs, that the URL under [database] is right, and that the user may use it."
+            ) from fault
+        except DatabaseError as fault:
+            self._close()
+            if getattr(fault.orig, "sqlite_errorcode", 0) != sqlite3.SQLITE_NOTADB:
+                raise
+            raise Misconfigured(
+                f"{self.url.database} is not an SQLite database."
+                " Name another file under [database] url; nothing was changed in this one."
             ) from fault
 
     async def stop(self) -> None:
@@ -376,7 +384,9 @@ def _make_sqlite_folder(url: URL) -> None:
     except OSError as fault:
         raise Misconfigured(f"The folder {folder} for the database cannot be made: {fault.strerror}") from fault
     if not os.access(folder, os.W_OK):
-        raise Misconfigured(f"The folder {folder} for the database cannot be written to by this user")
+        raise Misconfigured(
+            f"The folder {folder} for the database cannot be written to by this user. Change its owner or name another."
+        )
 
 
 def _check_mysql(connection: Connection) -> None:

@@ -28,6 +28,11 @@ class OperatorAccounts:
         """Tell whether anybody was ever registered."""
         return await self._accounts.has_any()
 
+    async def first_user_id(self) -> str | None:
+        """Return one of the user IDs of this server, None when there is none."""
+        found = await self._accounts.list_accounts(limit=1)
+        return found[0].user_id if found else None
+
     async def create(
         self, localpart: str, password: str, *, admin: bool = False, display_name: str | None = None
     ) -> str:

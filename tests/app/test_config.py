@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,10 @@ def test_what_is_told_to_have_no_effect_is_a_setting(name: str) -> None:
     model = Config.model_fields[section].annotation
     assert isinstance(model, type) and issubclass(model, BaseModel)
     assert not key or key in model.model_fields
+
+
+@pytest.mark.parametrize("read", [Config.load, Config.from_toml])
+def test_a_file_is_named_by_text_as_well(tmp_path: Path, read: Callable[[str], Config]) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('[server]\nname = "example.org"\n')
+    assert ("example.org", file) == (read(str(file)).server.name, read(str(file)).source)

@@ -121,6 +121,7 @@ def test_a_secret_has_a_hundred_bits_in_four_groups() -> None:
         ({}, "http://127.0.0.1:8008"),
         ({"listeners": [{"port": 1, "bind": ["::"]}]}, "http://localhost:1"),
         ({"listeners": [{"port": 1, "bind": ["::1"]}]}, "http://[::1]:1"),
+        ({"listeners": [{"port": 1, "bind": ["::1", "127.0.0.1"]}]}, "http://127.0.0.1:1"),
         ({"listeners": [{"port": 1, "resources": ["metrics"]}]}, None),
         ({"listeners": []}, None),
         (
@@ -138,3 +139,8 @@ def test_the_welcome_says_what_to_open_and_type() -> None:
     text = welcome_text(Config.default(Path("d")), user_id="@admin:localhost", password="secret-word")
     for part in ("http://127.0.0.1:8008", "@admin:localhost", "secret-word", "sennit user add NAME"):
         assert part in text
+
+
+def test_the_welcome_names_the_program_as_it_was_called() -> None:
+    text = welcome_text(Config.default(Path("d")), user_id="@a:localhost", password="p", program=".venv/bin/sennit")
+    assert "For the next one:  .venv/bin/sennit user add NAME\n" in text

@@ -149,9 +149,8 @@ def test_port_in_use_is_told_in_a_sentence(tmp_path: Path) -> None:
     port = _write(tmp_path)
     with closing(socket.create_server(("127.0.0.1", port))):
         done = _sennit(tmp_path, "run")
-    assert done.returncode in (1, 2)
-    assert f"{port}" in done.stderr
-    assert "Another program may have it" in done.stderr or "another program uses it" in done.stderr
+    assert 2 == done.returncode
+    assert f"Cannot listen on port {port} of 127.0.0.1: another program uses it already." in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -161,6 +160,32 @@ def test_database_that_cannot_be_opened_ends_the_process(tmp_path: Path, url: st
     done = _sennit(tmp_path, "run")
     assert (2, True) == (done.returncode, done.stderr.startswith("sennit: The "))
     assert "Traceback" not in done.stderr
+
+
+def test_file_of_something_else_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    _write(tmp_path, database_url="sqlite:///letter.txt")
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear aunt, " * 500)
+    done = _sennit(tmp_path, "run")
+    assert (2, True) == (done.returncode, "letter.txt is not an SQLite database." in done.stderr), done.stderr
+    assert "Dear aunt, " * 500 == letter.read_text()
+
+
+def test_server_does_not_run_on_the_database_of_another_name(tmp_path: Path, database_url: str) -> None:
+    _write(tmp_path, database_url=database_url)
+    assert 0 == _sennit(tmp_path, "user", "add", "bob", "--generate").returncode
+    file = tmp_path / "sennit.toml"
+    file.write_text(file.read_text().replace('"localhost"', '"example.org"'))
+    for command in (["run"], ["user", "add", "alice", "--generate"]):
+        done = _sennit(tmp_path, *command)
+        assert 2 == done.returncode
+        assert "belongs to the server localhost, but the configuration says example.org." in done.stderr
+
+
+def test_check_config_reads_the_certificates(tmp_path: Path) -> None:
+    _write(tmp_path, listener='tls_certificate_path = "c.pem"\ntls_key_path = "k.pem"\n')
+    done = _sennit(tmp_path, "check-config")
+    assert (2, True) == (done.returncode, "cannot be read" in done.stderr), done.stderr
 
 
 # -- beside a running server -----------------------------------------------------------------------------------------
@@ -177,7 +202,7 @@ def test_account_commands_ask_the_running_server(tmp_path: Path, database_url: s
         listed = _sennit(tmp_path, "user", "list")
         assert 0 == run.end(signal.SIGTERM)[0]
     assert (0, "Made @bob:localhost.\n") == (made.returncode, made.stdout)
-    assert (1, "sennit: User ID already taken\n") == (twice.returncode, twice.stderr)
+    assert (1, "sennit: bob: User ID already taken.\n") == (twice.returncode, twice.stderr)
     assert (0, 0) == (changed.returncode, closed.returncode)
     assert "@admin:localhost admin\n@bob:localhost deactivated\n" == listed.stdout
     assert listed.stdout == _sennit(tmp_path, "user", "list").stdout
@@ -230,3 +255,30 @@ def test_sighup_serves_the_new_certificate_and_keeps_the_old_if_that_is_no_good(
             time.sleep(0.05)
         assert second == served
         assert 0 == run.end(signal.SIGTERM)[0]
+
+
+# -- under twistd ----------------------------------------------------------------------------------------------------
+
+_SERVICE = """
+from twisted.internet import reactor
+from homeserver.twisted_service import Options, makeService
+options = Options()
+options.parseOptions(["-c", "sennit.toml"])
+service = makeService(options)
+service.startService()
+reactor.run()
+"""
+
+
+def test_service_that_cannot_start_ends_its_process(tmp_path: Path) -> None:
+    _write(tmp_path, database_url="sqlite:////proc/nothing/a.db")
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVICE],
+        cwd=tmp_path,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert 0 == done.returncode
+    assert "The homeserver could not start: The folder /proc/nothing" in done.stderr
