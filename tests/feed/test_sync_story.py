@@ -169,7 +169,12 @@ class Story:
                     assert stored is not None
                     read = max(read, stored.position or 0)
         page = await self.server.timeline.page(place.room_nid, start=read, limit=10_000, backwards=False)
-        return sum(stored.event.type == "m.room.message" and stored.event.sender != person.user_id for stored in page)
+        return sum(
+            stored.event.type == "m.room.message"
+            and stored.event.sender != person.user_id
+            and stored.redacted_by is None
+            for stored in page
+        )
 
 
 async def tell(state: UserState, seed: int) -> None:
