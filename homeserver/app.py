@@ -27,7 +27,7 @@ from homeserver.model.ids import UserID
 from homeserver.runtime.clock import RealClock
 from homeserver.runtime.tasks import Tasks
 from homeserver.web.json_resource import JsonResource
-from homeserver.web.router import DEFAULT_MAX_BODY_BYTES, Router
+from homeserver.web.router import DEFAULT_MAX_BODY_BYTES, Route, Router
 from homeserver.web.site import SiteOptions, WebSite, make_site
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class Homeserver(Service):
             registered=lambda user_id: self._tell(UserRegistered(user_id)),
         )
         self._parts = built
+        await self._check_name(built)
         for gate in self._gates:
             built.base.door.add_gate(gate)
         for observer in self._observers:
@@ -149,6 +150,17 @@ class Homeserver(Service):
             self._admin.start()
             for listener in self.config.listeners:
                 self._listen(listener)
+
+    async def _check_name(self, built: parts.Parts) -> None:
+        # One configuration written beside another's data: their users would log in as nobody that rooms know.
+        user_id = await built.users.operator.first_user_id()
+        name = self.config.server.name
+        if user_id is not None and user_id.partition(":")[2] != name:
+            raise Misconfigured(
+                f"The database belongs to the server {user_id.partition(':')[2]}, but the configuration says {name}."
+                " The name of a server can never be changed. Correct `name` under [server],"
+                " or give the new server a `data_dir` and a [database] url of its own."
+            )
 
     async def stop(self) -> None:
         """Stop listening, answer who waits, finish what is queued, close the database."""
@@ -231,12 +243,15 @@ class Homeserver(Service):
         router = Router()
         largest = self.config.limits.max_request_bytes
         for route in built.routes:
+            if listener is not None and _resource_of(route) not in listener.resources:
+                continue
             # Routes that take other things than JSON have bounds of their own.
             takes_json = route.max_body_bytes == DEFAULT_MAX_BODY_BYTES
             router.add(replace(route, max_body_bytes=largest) if takes_json else route)
         for extension in self._extensions:
             for route in extension.routes(built.services()):
-                router.add(route)
+                if listener is None or _resource_of(route) in listener.resources:
+                    router.add(route)
         return JsonResource(
             router,
             authenticate=built.authenticator.authenticate,
@@ -247,11 +262,15 @@ class Homeserver(Service):
         )
 
     def _listen(self, listener: Listener) -> None:
-        if "client" not in listener.resources:
+        resource = self._resource(listener)
+        if not resource.router.routes:
+            logger.warning(
+                "Port %d is not opened: this version serves nothing of %s", listener.port, ", ".join(listener.resources)
+            )
             return
         # The system's folder for temporary files is often in memory.
         options = SiteOptions(spool_dir=self.config.server.data_dir)
-        site = make_site(self._resource(listener), self._reactor, options, self._clock)
+        site = make_site(resource, self._reactor, options, self._clock)
         self._sites.append(site)
         tls = None
         if listener.tls_certificate_path is not None and listener.tls_key_path is not None:
@@ -271,10 +290,7 @@ class Homeserver(Service):
                 # "::" may have taken the IPv4 addresses along.
                 if bound and address == "0.0.0.0":
                     continue
-                raise Misconfigured(
-                    f"Port {listener.port} on {address} cannot be listened on: {fault.socketError}. "
-                    "Another program may have it; stop that, or change the port under [[listeners]]."
-                ) from fault
+                raise Misconfigured(first_run.cannot_listen_text(address, listener.port, fault.socketError)) from fault
             bound += 1
             self._ports.append(port)
 
@@ -282,6 +298,14 @@ class Homeserver(Service):
     def ports(self) -> tuple[int, ...]:
         """The TCP ports that are listened on, in the order of the configuration: for listeners with port 0."""
         return tuple(port.getHost().port for port in self._ports)
+
+
+def _resource_of(route: Route) -> str:
+    """Return the resource of a listener that an endpoint belongs to."""
+    path = route.path_template
+    if path == "/health":
+        return "health"
+    return "media" if path.startswith(("/_matrix/media/", "/_matrix/client/v1/media/")) else "client"
 
 
 def check_packages() -> None:

@@ -118,7 +118,7 @@ async def test_start_that_fails_leaves_nothing_and_may_be_tried_again(tmp_path: 
     (port,) = first.ports
     config = _config(tmp_path / "second", listeners=[{"port": port}])
     second = Homeserver(config, reactor=reactor)
-    with pytest.raises(Misconfigured, match=f"Port {port}"):
+    with pytest.raises(Misconfigured, match=f"port {port}"):
         await second.start()
     await first.stop()
     await second.start()
@@ -290,6 +290,27 @@ async def test_is_mounted_in_a_hosts_site(server: Homeserver, place: str) -> Non
     assert "v1.1" in versions[1]["versions"]
     assert (200, "@alice:example.org") == (code, answer["user_id"])
     assert (404, "M_UNRECOGNIZED") == (unknown[0], unknown[1]["errcode"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_listener_serves_its_resources_and_nothing_else(tmp_path: Path) -> None:
+    listeners = [
+        {"port": 0, "resources": [name], "bind": ["127.0.0.1"]} for name in ("client", "media", "health", "metrics")
+    ]
+    homeserver = Homeserver(_config(tmp_path, listeners=listeners), reactor=reactor)
+    await homeserver.start()
+    paths = ("/_matrix/client/versions", "/_matrix/client/v1/media/config", "/_matrix/media/v3/config", "/health")
+    found = []
+    for port in homeserver.ports:
+        codes = []
+        for path in paths:
+            answer = await treq.get(f"http://127.0.0.1:{port}{path}", persistent=False)
+            await answer.content()
+            codes.append(answer.code)
+        found.append([code != 404 for code in codes])
+    await homeserver.stop()
+    # Metrics are not there yet: that port is not opened.
+    assert [[True, False, False, False], [False, True, True, False], [False, False, False, True]] == found
 
 
 def test_example_runs(tmp_path: Path) -> None:
