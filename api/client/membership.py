@@ -72,6 +72,9 @@ class RoomMembership:
         alias = wanted.alias(requester.user_id)
         if alias is not None:
             self._check_namespace(alias, requester)
+        for _ in wanted.invite:
+            # An invite is an invite, however many come in one request.
+            self._rates.check_user(Limit.INVITES_PER_ISSUER, requester)
         room_id = await self._creation.create(requester.user_id, wanted)
         answer: dict[str, Any] = {"room_id": room_id}
         if alias is not None:
