@@ -62,6 +62,7 @@ class AccountCommands(Protocol):
     async def set_password(self, localpart: str, password: str) -> None: ...
     async def deactivate(self, localpart: str) -> None: ...
     async def list_accounts(self) -> Sequence[AccountLine]: ...
+    async def create_token(self, uses: int) -> str: ...
 
 
 # -- the server's end ------------------------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ def _commands(accounts: AccountCommands) -> dict[str, tuple[_Command, dict[str, 
         "set_password": (accounts.set_password, {**name, "password": str}),
         "deactivate": (accounts.deactivate, name),
         "list_accounts": (list_accounts, {}),
+        "create_token": (accounts.create_token, {"uses": int}),
     }
 
 
@@ -210,13 +212,16 @@ class RemoteAccounts:
     async def list_accounts(self) -> Sequence[AccountLine]:
         return [_Line(*row) for row in self._ask("list_accounts")]
 
+    async def create_token(self, uses: int) -> str:
+        return str(self._ask("create_token", uses=uses))
+
     def _connect(self) -> socket.socket | None:
         if not self._data_dir.is_dir():
             return None
         with _address(self._data_dir) as address:
             return _connected(address)
 
-    def _ask(self, command: str, **arguments: str | bool) -> Any:
+    def _ask(self, command: str, **arguments: str | bool | int) -> Any:
         connection = self._connect()
         if connection is None:
             raise InternalFault("The server has just been stopped; nothing was done.")

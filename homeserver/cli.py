@@ -84,13 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     change = verbs.add_parser("passwd", help="set a new password and log out all devices")
     deactivate = verbs.add_parser("deactivate", help="close an account for good")
     listing = verbs.add_parser("list", help="list all accounts")
+    token = verbs.add_parser("token", help="make a registration token: whoever has it may make an account")
+    token.add_argument("--uses", type=int, default=1, metavar="N", help="for how many accounts it is good (default: 1)")
+    token.set_defaults(command=_user_token)
     for verb, command in ((add, _user_add), (change, _user_passwd), (deactivate, _user_deactivate)):
         verb.add_argument("name", metavar="NAME", help="user name or user ID")
         verb.set_defaults(command=command)
     for verb in (add, change):
         verb.add_argument("--generate", action="store_true", help="make up a password and print it")
     listing.set_defaults(command=_user_list)
-    for verb in (add, change, deactivate, listing):
+    for verb in (add, change, deactivate, listing, token):
         _add_config(verb)
     return parser
 
@@ -288,6 +291,25 @@ def _user_list(options: argparse.Namespace) -> int:
         return 0
 
     return _with_accounts(_config(options), work, debug=options.debug)
+
+
+def _user_token(options: argparse.Namespace) -> int:
+    config = _config(options)
+    if options.uses < 1:
+        print("sennit: --uses must be at least 1", file=sys.stderr)
+        return 2
+
+    async def work(accounts: AccountCommands) -> int:
+        print(await accounts.create_token(options.uses))
+        if not (config.registration.enabled and config.registration.requires_token):
+            print(
+                "sennit: registration tokens are not asked for; set enabled = true and requires_token = true "
+                "under [registration]",
+                file=sys.stderr,
+            )
+        return 0
+
+    return _with_accounts(config, work, debug=options.debug)
 
 
 class _Refused(Exception):

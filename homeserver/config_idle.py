@@ -14,14 +14,11 @@ from homeserver.config_source import Finding, Location
 
 _NO_FEDERATION: Final = "has no effect yet: this version does not talk to other servers"
 _NO_ADDRESSES: Final = "has no effect yet: this version does not know e-mail addresses and telephone numbers"
-_NO_AUTO_JOIN: Final = "has no effect yet: in this version new users join no room by themselves"
 
 IDLE: Final = {
     "server.old_signing_keys": _NO_FEDERATION,
     "server.key_refresh_interval_ms": _NO_FEDERATION,
     "server.serve_server_wellknown": _NO_FEDERATION,
-    "registration.auto_join_rooms": _NO_AUTO_JOIN,
-    "registration.autocreate_auto_join_rooms": _NO_AUTO_JOIN,
     "rooms.public_rooms_over_federation": _NO_FEDERATION,
     "profiles.lookup_over_federation": _NO_FEDERATION,
     "limits.max_transaction_bytes": _NO_FEDERATION,

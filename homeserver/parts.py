@@ -65,6 +65,7 @@ from homeserver.model.presets import Preset, RoomRequest
 from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.signing import SigningKey
 from homeserver.rooms.access import RoomAccess
+from homeserver.rooms.auto_join import AutoJoin
 from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.door import Identity, RoomDoor
@@ -237,8 +238,21 @@ async def build(
     try:
         appservices = _build_appservices(base, registry)
         data = _build_data(base, appservices)
-        users = _build_users(base, data, appservices, registered)
+
+        def welcome(user_id: UserID) -> None:
+            registered(user_id)
+            if config.registration.auto_join_rooms:
+                tasks.start(f"auto-join {user_id}", auto_join.welcome(user_id))
+
+        users = _build_users(base, data, appservices, welcome)
         rooms = _build_rooms(base, data, users, appservices)
+        auto_join = AutoJoin(
+            rooms.creation,
+            users.membership,
+            rooms.directory,
+            aliases=config.registration.auto_join_rooms,
+            makes_rooms=config.registration.autocreate_auto_join_rooms,
+        )
         access = AppserviceAccess(registry, users.accounts, users.sessions, users.devices)
         media = MediaRepository(
             base.store.database,

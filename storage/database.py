@@ -10,6 +10,7 @@ padding, so that both compare text byte by byte. Only `storage` knows that there
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -387,6 +388,9 @@ def _make_sqlite_folder(url: URL) -> None:
         raise Misconfigured(
             f"The folder {folder} for the database cannot be written to by this user. Change its owner or name another."
         )
+    # SQLite would make it readable for all, and what it makes beside it gets the same mode.
+    with contextlib.suppress(FileExistsError, OSError):
+        os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _check_mysql(connection: Connection) -> None:

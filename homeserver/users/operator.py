@@ -66,6 +66,12 @@ class OperatorAccounts:
             if len(page) < 500:
                 return found
 
+    async def create_token(self, uses: int) -> str:
+        """Return a new registration token that is good for so many accounts."""
+        if uses < 1:
+            raise InvalidParam("A registration token is for at least one account")
+        return await self._registration.create_token(uses_allowed=uses)
+
     async def create_first_admin_token(self) -> str:
         """Return a new registration token whose holder becomes an administrator; it works once, within a day."""
         return await self._registration.create_token(makes_admin=True, life_ms=86_400_000)

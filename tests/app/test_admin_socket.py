@@ -38,6 +38,9 @@ class Accounts:
     async def deactivate(self, localpart: str) -> None:
         self.done.append((localpart,))
 
+    async def create_token(self, uses: int) -> str:
+        return f"token-for-{uses}"
+
     async def list_accounts(self) -> Sequence[AccountLine]:
         return [_Line("@a:example.org", True, False, False), _Line("@ü:example.org", False, True, True)]
 
@@ -84,6 +87,7 @@ async def test_commands_are_carried_out(folder: Path, accounts: Accounts) -> Non
     listed = await _blocking(remote.list_accounts())
     assert [("carol", "päss", True), ("bob",)] == accounts.done
     assert await accounts.list_accounts() == listed
+    assert "token-for-3" == await _blocking(remote.create_token(3))
 
 
 @pytest.mark.usefixtures("listening")

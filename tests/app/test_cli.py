@@ -40,6 +40,7 @@ class Accounts:
     async def set_password(self, localpart, password): print("set", localpart, password)
     async def deactivate(self, localpart): raise NotFound("no such user")
     async def list_accounts(self): return [Line("@a:localhost", is_admin=True), Line("@b:localhost")]
+    async def create_token(self, uses): return f"token-for-{uses}"
 
 class Homeserver:
     def __init__(self, config, *, reactor, extensions=()):
@@ -196,8 +197,21 @@ def test_init_asks_three_questions_on_a_terminal_and_again_after_a_bad_answer(tm
         (["user", "passwd", "alice"], "new\n", 0, "set alice new\n", ""),
         (["user", "deactivate", "alice"], "", 1, "", "sennit: alice: no such user.\n"),
         (["user", "list"], "", 0, "@a:localhost admin\n@b:localhost\n", ""),
+        (["user", "token", "--uses", "3"], "", 0, "token-for-3\n", ""),
     ],
-    ids=["add", "admin", "generate", "taken", "no password", "other server", "bad name", "passwd", "gone", "list"],
+    ids=[
+        "add",
+        "admin",
+        "generate",
+        "taken",
+        "no password",
+        "other server",
+        "bad name",
+        "passwd",
+        "gone",
+        "list",
+        "token",
+    ],
 )
 def test_user_commands(tmp_path: Path, arguments: list[str], typed: str, code: int, out: str, err: str) -> None:
     _write(tmp_path)
