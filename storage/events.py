@@ -32,7 +32,8 @@ class Flag(IntFlag):
     SOFT_FAILED = 4
 
 
-_NO_FLAGS: Final = Flag(0)
+# As a plain number: it is tested for every event that is read.
+HIDDEN: Final = int(Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER)
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +55,7 @@ class StoredEvent:
     key_nid: int | None = None
     replaces_nid: int | None = None
     redacted_by: int | None = None
-    flags: Flag = _NO_FLAGS
+    flags: int = 0
     size: int = 0
     replaced_content: Mapping[str, Any] | None = None
     replaced_id: EventID | None = None
@@ -149,7 +150,7 @@ def _from_row(row: Sequence[Any]) -> StoredEvent:
         state_group=row[7],
         replaces_nid=row[8],
         redacted_by=row[9],
-        flags=Flag(row[10]),
+        flags=row[10],
         size=len(raw) * 3 + 800,
     )
 

@@ -24,6 +24,8 @@ from .tables.rooms import state_keys
 from .transaction import Transaction, chunks
 
 MAX_CACHED: Final = 200_000
+# LIMIT: names that are remembered not to exist.
+MAX_ABSENT: Final = 5_000
 
 Name = TypeVar("Name", str, StateKey)
 
@@ -57,7 +59,7 @@ class _InternJob:
 class _Mapping(Generic[Name]):
     """One kind of identifier: what is in memory of it, and what is being written."""
 
-    __slots__ = ("_by_name", "_by_nid", "_database", "_job", "_numbers", "_writing", "names", "nids")
+    __slots__ = ("_absent", "_by_name", "_by_nid", "_database", "_job", "_numbers", "_writing", "names", "nids")
 
     def __init__(
         self,
@@ -75,12 +77,16 @@ class _Mapping(Generic[Name]):
         self.nids: dict[Name, int] = {}
         self.names: dict[int, Name] = {}
         self._writing: dict[Name, list[Deferred[int]]] = {}
+        # What was looked for and is not there: nobody but us makes any.
+        self._absent: dict[Name, None] = {}
 
     async def make(self, wanted: Iterable[Name]) -> dict[Name, int]:
         found, missing = self._split(wanted)
         if not missing:
             return found
-        found.update(await self._read(missing))
+        unread = [name for name in missing if name not in self._absent]
+        if unread:
+            found.update(await self._read(unread))
         new: list[tuple[int, Name]] = []
         waiting: dict[Name, Deferred[int]] = {}
         for name in missing:
@@ -94,6 +100,7 @@ class _Mapping(Generic[Name]):
             if name not in self._writing:
                 new.append((self._numbers.next(), name))
                 self._writing[name] = []
+                self._absent.pop(name, None)
             waiting[name] = Deferred()
             self._writing[name].append(waiting[name])
         if new:
@@ -112,8 +119,9 @@ class _Mapping(Generic[Name]):
 
     async def find(self, wanted: Iterable[Name]) -> dict[Name, int]:
         found, missing = self._split(wanted)
-        if missing:
-            found.update(await self._read(missing))
+        unread = [name for name in missing if name not in self._absent]
+        if unread:
+            found.update(await self._read(unread))
         return found
 
     async def names_of(self, wanted: Iterable[int]) -> dict[int, Name]:
@@ -147,6 +155,12 @@ class _Mapping(Generic[Name]):
         for nid, name in await self._database.read(lambda tx: self._by_name(tx, names)):
             found[name] = nid
             self._remember(nid, name)
+        for name in names:
+            # It may have been made while this was read.
+            if name not in found and name not in self.nids and name not in self._writing:
+                self._absent[name] = None
+        while len(self._absent) > MAX_ABSENT:
+            del self._absent[next(iter(self._absent))]
         return found
 
     def _written(self, _result: Any, new: list[tuple[int, Name]]) -> None:
@@ -164,6 +178,7 @@ class _Mapping(Generic[Name]):
         if len(self.nids) >= MAX_CACHED:
             for old in list(islice(self.nids, MAX_CACHED // 8 + 1)):
                 self.names.pop(self.nids.pop(old), None)
+        self._absent.pop(name, None)
         self.nids[name] = nid
         self.names[nid] = name
 
@@ -220,6 +235,8 @@ class Interner:
 
 def _users_by_name(tx: Transaction, names: list[str]) -> list[tuple[int, str]]:
     query = select(user_ids.c.user_nid, user_ids.c.user_id)
+    if len(names) == 1:
+        return [(row[0], row[1]) for row in tx.all(query.where(user_ids.c.user_id == names[0]))]
     return [(row[0], row[1]) for part in chunks(names) for row in tx.all(query.where(user_ids.c.user_id.in_(part)))]
 
 
@@ -230,6 +247,10 @@ def _users_by_nid(tx: Transaction, nids: list[int]) -> list[tuple[int, str]]:
 
 def _keys_by_name(tx: Transaction, names: list[StateKey]) -> list[tuple[int, StateKey]]:
     query = select(state_keys.c.key_nid, state_keys.c.type, state_keys.c.state_key)
+    if len(names) == 1:
+        kind, state_key = names[0]
+        one = query.where(state_keys.c.type == kind, state_keys.c.state_key == state_key)
+        return [(row[0], (row[1], row[2])) for row in tx.all(one)]
     pair = tuple_(state_keys.c.type, state_keys.c.state_key)
     return [(row[0], (row[1], row[2])) for part in chunks(names) for row in tx.all(query.where(pair.in_(part)))]
 

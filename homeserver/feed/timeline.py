@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import select
 
 from homeserver.model.ids import RoomID
-from storage.events import Flag, StoredEvent, timeline_after, timeline_before
+from storage.events import HIDDEN, StoredEvent, timeline_after, timeline_before
 from storage.store import Store
 from storage.tables.rooms import events as events_table
 from storage.transaction import Transaction
@@ -17,7 +17,6 @@ from .feed import Feed
 
 # LIMIT: events looked at for one window when a filter refuses most of them.
 MAX_SCANNED: Final = 2_000
-_HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
 
 
 class Timeline:
@@ -46,7 +45,7 @@ class Timeline:
                 room_id, room_nid, cursor, max(wanted, 50 if scanned else wanted), after
             )
             for stored in batch:
-                if stored.flags & _HIDDEN or (accept is not None and not accept(stored)):
+                if stored.flags & HIDDEN or (accept is not None and not accept(stored)):
                     continue
                 found.append(stored)
                 if len(found) > limit:
@@ -96,6 +95,9 @@ class Timeline:
                 if len(found) == count:
                     return found, False
             if after is not None and room.floor <= after:
+                return found, True
+            if room.recent and room.recent[0].event.type == "m.room.create":
+                # The room's whole history is in memory: nothing comes before its create event.
                 return found, True
         nids = await self._store.database.read(lambda tx: timeline_before(tx, room_nid, cursor, count, after))
         loaded = await self._store.events.get(nids)

@@ -24,7 +24,7 @@ from homeserver.model.push_rules.evaluate import EventFacts, RoomFacts, Ruleset,
 from homeserver.model.relations import Relation, find_thread, relation_of
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
 from homeserver.runtime.lanes import Lanes
-from storage.events import Flag, StoredEvent
+from storage.events import HIDDEN, StoredEvent
 from storage.store import Store
 from storage.tables.rooms import room_stats
 from storage.tables.user_state import receipts
@@ -37,7 +37,6 @@ MAIN: Final = "main"
 # LIMIT: events that are looked at, newest first, when counts are not in memory; older ones count no more.
 MAX_COUNTED: Final = 1_000
 _NOBODY: Final[frozenset[str]] = frozenset()
-_HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
 
 
 @dataclass(slots=True)
@@ -198,7 +197,7 @@ class Unread:
                 target = await self._store.events.get_by_id(place.room_nid, target_id) if target_id else None
                 if target is not None and target.redacted_by is not None:
                     redacted.add(target.position or 0)
-            if sender == ruleset.user_id or stored.flags & _HIDDEN or stored.redacted_by or sender in ignored:
+            if sender == ruleset.user_id or stored.flags & HIDDEN or stored.redacted_by or sender in ignored:
                 continue
             if facts is None or stored.state_group != group:
                 facts, group = await self._room_facts(ruleset, place, stored), stored.state_group

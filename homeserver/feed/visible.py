@@ -18,14 +18,13 @@ from homeserver.model.content.history_visibility import history_visibility_of
 from homeserver.model.content.member import membership_of
 from homeserver.model.ids import UserID
 from homeserver.model.visibility import may_user_see
-from storage.events import Flag, StoredEvent
+from storage.events import HIDDEN, StoredEvent
 from storage.store import Store
 from storage.tables.rooms import membership_changes
 from storage.transaction import Transaction
 
 _VISIBILITY_KEY: Final = ("m.room.history_visibility", "")
 _JOIN: Final = b'"join"'
-_HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ async def see(store: Store, reader: Reader, events: Sequence[StoredEvent]) -> li
 
     result: list[Seen] = []
     for stored in events:
-        if stored.flags & _HIDDEN:
+        if stored.flags & HIDDEN:
             continue
         if since is not None and (stored.position or 0) >= since:
             result.append(Seen(stored, _JOIN))

@@ -8,7 +8,7 @@ Spec: client-server API, "Receipts", "Threaded read receipts", "Fully read marke
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from homeserver.errors import NotFound, NotJoined
 from homeserver.feed.changes import store_change
@@ -26,14 +26,12 @@ from homeserver.model.receipts import (
 )
 from homeserver.model.relations import MAX_HOPS, Relation, find_thread, relation_of
 from homeserver.runtime.clock import Clock
-from storage.events import Flag, StoredEvent
+from storage.events import HIDDEN, StoredEvent
 from storage.receipts import NamedReceipt, ReceiptRow, StoreReceipt
 from storage.store import Store
 
 from .account_data import AccountData
 from .sessions import Requester
-
-_HIDDEN: Final = Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER
 
 
 class ReadCounter(Protocol):
@@ -96,7 +94,7 @@ class Receipts:
         self, requester: Requester, place: UserRoom, receipt_type: str, event_id: EventID, thread_id: str | None
     ) -> None:
         stored = await self._store.events.get_by_id(place.room_nid, event_id)
-        if stored is None or stored.position is None or stored.flags & _HIDDEN:
+        if stored is None or stored.position is None or stored.flags & HIDDEN:
             raise NotFound("The event is not in the room")
         if receipt_type == FULLY_READ:
             await self._account_data.set_fully_read(requester, place, event_id, stored.position)
