@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from homeserver.errors import BadJson, InvalidParam, MissingParam, NotAllowed
+from homeserver.errors import AuthRuleBroken, BadJson, InvalidParam, MissingParam, NotAllowed, NotFound, NotJoined
 from homeserver.model.event import EventTemplate
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.rooms.door import RoomDoor
@@ -19,8 +19,8 @@ from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.transactions import ClientTransaction, TransactionIDs
 from homeserver.users.sessions import Requester
 from homeserver.web.request import WebRequest
-from homeserver.web.response import Response
-from homeserver.web.router import Route, expand_prefixes
+from homeserver.web.response import HandlerResult, Response
+from homeserver.web.router import Handler, Route, expand_prefixes
 
 from ..auth import Access, refuse_suspended
 from ..ratelimit import ClientRates, Limit
@@ -56,15 +56,37 @@ class Send:
         room = "/_matrix/client/v3/rooms/{roomId}"
         message: dict[str, Any] = {"auth": Access.GUESTS, "limit": Limit.MESSAGE}
         routes = [
-            Route("PUT", f"{room}/send/{{eventType}}/{{txnId}}", self.put_send, **message),
-            Route("POST", f"{room}/send/{{eventType}}", self.put_send, **message),
-            Route("PUT", f"{room}/state/{{eventType}}/{{stateKey}}", self.put_state, **message),
-            Route("PUT", f"{room}/state/{{eventType}}/", self.put_state, **message),
-            Route("PUT", f"{room}/state/{{eventType}}", self.put_state, **message),
-            Route("PUT", f"{room}/redact/{{eventId}}/{{txnId}}", self.put_redact, **message),
-            Route("POST", f"{room}/redact/{{eventId}}", self.put_redact, **message),
+            Route("PUT", f"{room}/send/{{eventType}}/{{txnId}}", self._alike(self.put_send), **message),
+            Route("POST", f"{room}/send/{{eventType}}", self._alike(self.put_send), **message),
+            Route("PUT", f"{room}/state/{{eventType}}/{{stateKey}}", self._alike(self.put_state), **message),
+            Route("PUT", f"{room}/state/{{eventType}}/", self._alike(self.put_state), **message),
+            Route("PUT", f"{room}/state/{{eventType}}", self._alike(self.put_state), **message),
+            Route("PUT", f"{room}/redact/{{eventId}}/{{txnId}}", self._alike(self.put_redact), **message),
+            Route("POST", f"{room}/redact/{{eventId}}", self._alike(self.put_redact), **message),
         ]
         return [each for route in routes for each in expand_prefixes(route)]
+
+    def _alike(self, handler: Handler) -> Handler:
+        """Return the handler such that who is not in a room learns nothing of it, not even whether it exists."""
+
+        async def handle(request: WebRequest) -> HandlerResult:
+            try:
+                return await handler(request)
+            except (NotFound, NotAllowed) as fault:
+                if type(fault) not in (NotFound, NotAllowed, NotJoined, AuthRuleBroken):
+                    raise
+                if await self._is_joined(RoomID.parse(request.args["roomId"]), request.requester.user_id):
+                    raise
+                raise NotJoined("You are not in this room", detail=fault.message) from fault
+
+        return handle
+
+    async def _is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
+        try:
+            current = await self._membership.current(room_id, user_id)
+        except NotFound:
+            return False
+        return current is not None and current.event.membership == "join"
 
     async def put_send(self, request: WebRequest) -> Response:
         """Send a message event."""

@@ -275,3 +275,25 @@ class TestIgnoredUsers:
         assert 0 == self.counts(bob)
         set_own_data(bob, "m.ignored_user_list", {"ignored_users": {}})
         assert 1 == self.counts(bob)
+
+
+class TestStrangers:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("PUT", "send/m.room.message/{txn}"),
+            ("PUT", "state/m.room.name"),
+            ("PUT", "state/m.room.member/{user}"),
+            ("PUT", "redact/$event/{txn}"),
+        ],
+    )
+    def test_a_stranger_cannot_tell_a_room_from_none(self, alice: Actor, bob: Actor, method: str, path: str) -> None:
+        room = make_room(alice, preset="private_chat")
+        told = []
+        for name in (room, quote("!" + "a" * 43, safe="")):
+            where = path.format(txn=next(_counter), user=quote(alice.user_id, safe=""))
+            body = {"membership": "leave"} if "member" in path else {"body": "x", "msgtype": "m.text"}
+            reply = ask(bob, method, f"/rooms/{name}/{where}", {} if "redact" in path else body)
+            told.append((reply.status, reply.json))
+        assert told[0] == told[1]
+        assert 403 == told[0][0]
