@@ -299,7 +299,8 @@ async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         reactor=reactor,
         threads=database_threads,
         watch=lambda work: tasks.start("reserve numbers", _run(work)),
-        memory_bytes=config.cache.memory_budget_bytes,
+        # A quarter is the feed's.
+        memory_bytes=config.cache.memory_budget_bytes * 3 // 4,
         readers=readers,
     )
     try:
@@ -308,7 +309,7 @@ async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         await database_threads.stop()
         raise
     server_name = ServerName(config.server.name)
-    feed = Feed(store, clock)
+    feed = Feed(store, clock, budget_bytes=config.cache.memory_budget_bytes // 4)
 
     def is_exempt(requester: Requester) -> bool:
         appservice = requester.appservice

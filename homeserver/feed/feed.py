@@ -33,6 +33,7 @@ from storage.transaction import Transaction
 
 # LIMIT: events that the feed keeps in memory, over all rooms; each is shared with the event cache.
 MAX_RECENT: Final = 20_000
+MAX_RECENT_BYTES: Final = 32 * 1024**2
 MAX_RECENT_IN_ROOM: Final = 200
 # LIMIT: users whose rooms are kept in memory; who has waited least lately goes first.
 MAX_USERS: Final = 20_000
@@ -142,11 +143,14 @@ class _Loading:
 class Feed:
     """Takes publications in, wakes who is concerned."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, *, budget_bytes: int = MAX_RECENT_BYTES) -> None:
         self._store = store
         self._clock = clock
         self._rooms: dict[RoomID, RoomFeed] = {}
-        self._order: deque[RoomFeed] = deque()
+        # The room and the size of each event in the order of arrival: no event is in memory without its entry here.
+        self._order: deque[tuple[RoomFeed, int]] = deque()
+        self._order_bytes = 0
+        self._budget = budget_bytes
         self._users: dict[str, UserFeed] = {}
         self._loading: dict[str, _Loading] = {}
         self._observers: list[Observer] = []
@@ -177,11 +181,13 @@ class Feed:
         if isinstance(relates_to, dict):
             self._relate(room, relates_to.get("event_id"))
         room.recent.append(stored)
-        self._order.append(room)
+        self._order.append((room, stored.size))
+        self._order_bytes += stored.size
         if len(room.recent) > MAX_RECENT_IN_ROOM:
             self._forget_oldest(room)
-        while len(self._order) > MAX_RECENT:
-            oldest = self._order.popleft()
+        while len(self._order) > MAX_RECENT or self._order_bytes > self._budget:
+            oldest, size = self._order.popleft()
+            self._order_bytes -= size
             if oldest.recent:
                 self._forget_oldest(oldest)
         if publication.redacted_nids:

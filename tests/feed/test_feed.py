@@ -281,3 +281,19 @@ async def test_a_forgotten_room_is_told_as_left_to_the_other_devices_and_no_more
         assert {room} == client.left
     fresh = SyncRequest(bob.user_id, bob.user_nid, 3, None, Filter.parse({"room": {"include_leave": True}}))
     assert "rooms" not in orjson.loads(await sync_of(world).respond(fresh))
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_events_are_kept_within_the_bytes_and_lost_to_nobody(world: UserState) -> None:
+    server = world.server
+    alice, bob = await server.users("alice", "bob")
+    room = await server.room(alice, members=[bob])
+    now = (await begin(world, bob, None, 0))["next_batch"]
+    server.feed._budget = 200_000
+    said = [(await server.say(room, alice, "x" * 20_000)).event_id for _ in range(12)]
+    held = server.feed.find_room(room)
+    assert held is not None
+    assert 0 < len(held.recent) < 12
+    assert sum(stored.size for stored in held.recent) <= 200_000
+    told = await begin(world, bob, StreamToken.parse(now).position, 0, timeline={"limit": 50})
+    assert said == [event["event_id"] for event in told["rooms"]["join"][room]["timeline"]["events"]]
