@@ -11,7 +11,8 @@ Spec: server-server API, "Adding hashes and signatures to outgoing events"; clie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import orjson
 
 from homeserver.errors import BadJson, TooLarge
 
-from .base64 import encode_base64
+from .base64 import encode_base64, encode_url_safe_base64
 from .canonical_json import check_strict, encode_canonical
 from .event import MAX_PDU_BYTES, Event, EventTemplate
 from .event_format import MAX_AUTH_EVENTS, MAX_PREV_EVENTS, check_key_size, is_room_naming
@@ -34,11 +35,16 @@ _ADDED_BYTES: Final = len(',"hashes":{"sha256":""}') + 43 + len(',"signatures":{
 
 @dataclass(frozen=True, slots=True)
 class GraphPlace:
-    """Where a new event hangs in the graph; `depth` is its own: one more than that of its deepest prev event."""
+    """Where a new event hangs in the graph; `depth` is its own: one more than that of its deepest prev event.
+
+    `reference_hashes` has an entry for each of the two lists where the room version wants them (see
+    `hashing.reference_hashes`); other versions do not look at it.
+    """
 
     prev_event_ids: tuple[EventID, ...]
     auth_event_ids: tuple[EventID, ...]
     depth: int
+    reference_hashes: Mapping[EventID, str] = field(default_factory=dict)
 
 
 def compose(
@@ -50,16 +56,17 @@ def compose(
     server_name: str,
     key: SigningKey,
     now_ms: int,
+    opaque_id: str | None = None,
 ) -> Event:
     """Return the hashed and signed event.
 
-    `room_id` is None exactly for the create event of a version whose room IDs are hashes of it.  Raises `BadJson` for
+    `room_id` is None exactly for the create event of a version whose room IDs are hashes of it.  `opaque_id` is what
+    stands before the colon of an event ID that the sender chooses (room versions 1 and 2); by default a hash of the
+    event, for then two different events never have one ID.  Other versions do not look at it.  Raises `BadJson` for
     content that has no strict canonical form, whatever the version, and `TooLarge` for an event or a key over its
     limit; ValueError where the caller broke the contract.  The template is not changed, but parts of its content may be
     shared.  Any JSON encoder can write the event's `wire`: keys of objects in it are plain text.
     """
-    if version.event_id_scheme is EventIDScheme.CHOSEN:
-        raise ValueError("events of this room version need an ID from elsewhere")
     names_room = is_room_naming(version, template.type)
     if names_room is not (room_id is None):
         raise ValueError("an event has a room ID unless it makes it")
@@ -69,11 +76,15 @@ def compose(
     # At the depth that it has in the event, for the nesting is limited too.
     check_strict({"content": body["content"]})
     encoded = _encode(body)
+    if version.event_id_scheme is EventIDScheme.CHOSEN:
+        opaque = encode_url_safe_base64(sha256(encoded).digest()) if opaque_id is None else opaque_id
+        body["event_id"] = EventID.parse(f"${opaque}:{server_name}")
+        encoded = _encode(body)
     if len(encoded) + _ADDED_BYTES + len(server_name) + len(key.key_id) > MAX_PDU_BYTES:
         raise TooLarge(f"the event would be over {MAX_PDU_BYTES} bytes")
     body["hashes"] = {"sha256": encode_base64(sha256(encoded).digest())}
     essential = encode_essential(version, body)
-    event_id = event_id_of_essential(version, essential)
+    event_id: EventID = body.get("event_id") or event_id_of_essential(version, essential)
     # Keys of objects are plain text, not a kind of it: the fast encoder takes no other.
     body["signatures"] = {str(server_name): {key.key_id: encode_base64(key.sign(essential))}}
     return Event(
@@ -116,13 +127,13 @@ def _body(
         raise BadJson("`origin_server_ts` is out of range")
     content = dict(template.content)
     body: dict[str, Any] = {
-        "auth_events": list(place.auth_event_ids),
+        "auth_events": _references(version, place.auth_event_ids, place.reference_hashes),
         "content": content,
         # Spec: rooms/v6, "Event format", `depth`: "If the room's depth is already at the limit, the depth must be
         # set to the limit."
         "depth": min(place.depth, version.max_integer),
         "origin_server_ts": timestamp,
-        "prev_events": list(place.prev_event_ids),
+        "prev_events": _references(version, place.prev_event_ids, place.reference_hashes),
         "sender": template.sender,
         "type": template.type,
     }
@@ -136,3 +147,13 @@ def _body(
         # Spec: rooms/v11, "Moving the `redacts` property of `m.room.redaction` events to a `content` property".
         (content if version.redacts_in_content else body)["redacts"] = template.redacts
     return body
+
+
+def _references(version: RoomVersion, event_ids: tuple[EventID, ...], hashes: Mapping[EventID, str]) -> list[Any]:
+    if not version.references_carry_hashes:
+        return list(event_ids)
+    # Spec: rooms/v1, "Event format": pairs of the event ID and its reference hash.
+    try:
+        return [[event_id, {"sha256": hashes[event_id]}] for event_id in event_ids]
+    except KeyError as fault:
+        raise ValueError("the events of this room version need the reference hashes of those they name") from fault

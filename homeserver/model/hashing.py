@@ -13,12 +13,13 @@ rooms/v1, v3 and v4, "Event IDs".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 from .base64 import encode_base64, encode_url_safe_base64
 from .canonical_json import encode_canonical
+from .event import Event
 from .ids import EventID
 from .redaction import redact
 from .room_versions import EventIDScheme, RoomVersion
@@ -54,6 +55,13 @@ def encode_essential(version: RoomVersion, wire: Mapping[str, Any]) -> bytes:
 def reference_hash(version: RoomVersion, wire: Mapping[str, Any]) -> str:
     """Return the reference hash, in the kind of Base64 that the room version writes event IDs in."""
     return _encode_reference(version, encode_essential(version, wire))
+
+
+def reference_hashes(version: RoomVersion, events: Iterable[Event]) -> dict[EventID, str]:
+    """Return the reference hashes that an event on top of these must carry: none where references are IDs alone."""
+    if not version.references_carry_hashes:
+        return {}
+    return {event.event_id: reference_hash(version, event.wire) for event in events}
 
 
 def event_id_of(version: RoomVersion, wire: Mapping[str, Any]) -> EventID:

@@ -181,7 +181,7 @@ KNOWN_ROOM_VERSIONS: Final[Mapping[str, RoomVersion]] = MappingProxyType(
     {version.identifier: version for version in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)}
 )
 ROOM_VERSIONS: Final[Mapping[str, RoomVersion]] = MappingProxyType(
-    {version.identifier: version for version in (V10, V11, V12)}
+    {version.identifier: version for version in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)}
 )
 DEFAULT_ROOM_VERSION: Final = "12"
 

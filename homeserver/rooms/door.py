@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from homeserver.errors import AuthRuleBroken, BadState
+from homeserver.errors import AuthRuleBroken, BadState, StorageUnavailable
 from homeserver.feed.feed import Feed
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.compose import GraphPlace, compose
 from homeserver.model.event import EventTemplate, StateKey
 from homeserver.model.event_format import check_key_size
-from homeserver.model.ids import RoomID, UserID
+from homeserver.model.hashing import reference_hashes
+from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.judgement import Judged, judge_local
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.signing import SigningKey
@@ -233,6 +234,7 @@ class RoomDoor:
             prev_event_ids=tuple(event_id for _, event_id in tip.extremities),
             auth_event_ids=tuple(view[key].event.event_id for key in keys if key in view),
             depth=tip.depth + 1,
+            reference_hashes=await self._reference_hashes(tip, view) if tip.version.references_carry_hashes else {},
         )
         event = compose(
             tip.version,
@@ -245,6 +247,17 @@ class RoomDoor:
         )
         judged = judge_local(tip.version, event, {key: stored.event for key, stored in view.items()}, tip.create.event)
         return self._advance.advance(tip, judged, now_ms, sender_nid, key_nid, replaced, member_nid, redaction)
+
+    async def _reference_hashes(self, tip: RoomTip, view: StateEvents) -> dict[EventID, str]:
+        nids = [extremity[0] for extremity in tip.extremities]
+        found = [self._store.events.find(nid) or self._tips.in_flight.get(nid) for nid in nids]
+        if None in found:
+            loaded = await self._store.events.get(nids)
+            found = [loaded.get(nid) or self._tips.in_flight.get(nid) for nid in nids]
+        prev = [stored for stored in found if stored is not None]
+        if len(prev) < len(found):
+            raise StorageUnavailable("the events that this one builds on could not be stored")
+        return reference_hashes(tip.version, (stored.event for stored in (*prev, *view.values())))
 
     def _compose_create(
         self, version: RoomVersion, template: EventTemplate, room_id: RoomID | None

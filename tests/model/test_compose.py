@@ -13,17 +13,19 @@ from homeserver.model.canonical_json import MAX_DEPTH, encode_canonical
 from homeserver.model.compose import GraphPlace, compose
 from homeserver.model.event import Event, EventTemplate
 from homeserver.model.event_format import check_event_format, event_from_wire
-from homeserver.model.hashing import event_id_of, has_valid_content_hash
+from homeserver.model.hashing import event_id_of, has_valid_content_hash, reference_hash, reference_hashes
 from homeserver.model.ids import EventID, RoomID, ServerName, UserID
 from homeserver.model.redaction import redact
-from homeserver.model.room_versions import ROOM_VERSIONS, V1, V10, V11, V12, RoomVersion
+from homeserver.model.room_versions import ROOM_VERSIONS, V1, V2, V10, V11, V12, EventIDScheme, RoomVersion
 from homeserver.model.signing import generate_signing_key, verify_signed_event
 
 KEY = generate_signing_key(b"k" * 32, "a_abcd")
 SERVER = ServerName("a.example")
 ALICE = UserID("@alice:a.example")
 ROOM = RoomID("!room:a.example")
-PLACE = GraphPlace((EventID("$" + "P" * 43),), (EventID("$" + "A" * 43), EventID("$" + "B" * 43)), 7)
+PREV, AUTH = (EventID("$" + "P" * 43),), (EventID("$" + "A" * 43), EventID("$" + "B" * 43))
+HASHES = {event_id: event_id[1] * 43 for event_id in (*PREV, *AUTH)}
+PLACE = GraphPlace(PREV, AUTH, 7, HASHES)
 MESSAGE = EventTemplate("m.room.message", {"body": "hello 日\U0001f600\x01", "msgtype": "m.text"}, ALICE)
 CREATE = EventTemplate("m.room.create", {"room_version": "12"}, ALICE, "")
 
@@ -64,14 +66,18 @@ def test_an_event_is_what_another_server_would_take_it_for(version: RoomVersion,
 @VERSIONS
 def test_the_wire_form_holds_what_the_format_says_and_nothing_else(version: RoomVersion) -> None:
     wire = dict(made(version, MESSAGE).wire)
+    event_id = wire.pop("event_id", None)
+    assert (event_id is not None) is (version.event_id_scheme is EventIDScheme.CHOSEN)
     assert {"sha256"} == wire.pop("hashes").keys()
     assert {SERVER: {KEY.key_id}} == {name: set(keys) for name, keys in wire.pop("signatures").items()}
     assert {
-        "auth_events": ["$" + "A" * 43, "$" + "B" * 43],
+        "auth_events": [[name, {"sha256": HASHES[name]}] for name in AUTH]
+        if version.references_carry_hashes
+        else list(AUTH),
         "content": MESSAGE.content,
         "depth": 7,
         "origin_server_ts": 1_000_000,
-        "prev_events": ["$" + "P" * 43],
+        "prev_events": [[PREV[0], {"sha256": "P" * 43}]] if version.references_carry_hashes else list(PREV),
         "room_id": ROOM,
         "sender": ALICE,
         "type": "m.room.message",
@@ -90,7 +96,7 @@ def test_a_create_event_makes_its_room_id_from_version_12_on() -> None:
 
 @pytest.mark.parametrize(
     ("version", "template", "room_id"),
-    [(V12, CREATE, ROOM), (V12, MESSAGE, None), (V11, CREATE, None), (V11, MESSAGE, None), (V1, MESSAGE, ROOM)],
+    [(V12, CREATE, ROOM), (V12, MESSAGE, None), (V11, CREATE, None), (V11, MESSAGE, None), (V1, MESSAGE, None)],
 )
 def test_a_broken_contract_is_a_value_error(version: RoomVersion, template: EventTemplate, room_id: Any) -> None:
     with pytest.raises(ValueError):
@@ -103,6 +109,33 @@ def test_too_many_references_are_a_value_error() -> None:
         with pytest.raises(ValueError):
             made(V12, MESSAGE, place=place)
     made(V12, MESSAGE, place=GraphPlace(some * 20, some * 10, 1))
+
+
+@pytest.mark.parametrize("version", [V1, V2], ids=lambda version: version.identifier)
+def test_the_first_versions_have_ids_that_are_chosen_and_references_with_hashes(version: RoomVersion) -> None:
+    def at(now_ms: int, opaque_id: str | None = None, place: GraphPlace = PLACE) -> Event:
+        return compose(
+            version,
+            MESSAGE,
+            room_id=ROOM,
+            place=place,
+            server_name=SERVER,
+            key=KEY,
+            now_ms=now_ms,
+            opaque_id=opaque_id,
+        )
+
+    assert "$chosen:a.example" == at(1, "chosen").event_id == at(1, "chosen").wire["event_id"]
+    assert at(1).event_id == at(1).event_id != at(2).event_id
+    assert at(1).event_id.endswith(":a.example")
+    first = at(1)
+    hashes = reference_hashes(version, [first])
+    assert {first.event_id: reference_hash(version, redact(version, first.wire))} == hashes
+    second = at(2, place=GraphPlace((first.event_id,), (), 2, hashes))
+    assert [[first.event_id, {"sha256": hashes[first.event_id]}]] == second.wire["prev_events"]
+    with pytest.raises(ValueError):
+        at(2, place=GraphPlace((first.event_id,), (), 2))
+    assert {} == reference_hashes(V12, [made(V12, MESSAGE)])
 
 
 @pytest.mark.parametrize(("version", "in_content"), [(V10, False), (V11, True), (V12, True)])

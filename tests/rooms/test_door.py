@@ -14,8 +14,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from homeserver.errors import AuthRuleBroken, BadRequest, MatrixError, NotAllowed, NotFound
 from homeserver.feed.client_event import client_dict
 from homeserver.model.event import EventTemplate
+from homeserver.model.event_format import check_event_format
+from homeserver.model.hashing import event_id_of, reference_hash
 from homeserver.model.ids import EventID, RoomID, UserID
-from homeserver.model.room_versions import get_room_version
+from homeserver.model.room_versions import ROOM_VERSIONS, get_room_version
 from homeserver.rooms import gather as gather_module
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.transactions import TransactionIDs
@@ -180,7 +182,40 @@ def creation(alice: Person, *more: EventTemplate) -> list[EventTemplate]:
     return [EventTemplate("m.room.member", {"membership": "join"}, alice.user_id, str(alice.user_id)), *more]
 
 
-@pytest.mark.parametrize("version", ["10", "11", "12"])
+@pytest.mark.parametrize("version", ROOM_VERSIONS)
+@pytest_twisted.ensureDeferred
+async def test_rooms_of_every_version_live(rooms: RoomServer, version: str) -> None:
+    alice, bob = await rooms.users("alice", "bob")
+    room = await rooms.room(alice, members=[bob], version=version)
+    secret = await rooms.say(room, bob, "secret")
+    levels = {"users": {} if ROOM_VERSIONS[version].privileged_creators else {str(alice.user_id): 100}}
+    levels["users"][str(bob.user_id)] = 50
+    await rooms.send(room, alice, "m.room.power_levels", levels, "")
+    rooms.forget_memory()
+    await rooms.send(room, bob, "m.room.topic", {"topic": "x"}, "")
+    with pytest.raises(AuthRuleBroken):
+        await rooms.send(room, bob, "m.room.power_levels", {**levels, "ban": 100}, "")
+    await rooms.redact(room, alice, secret)
+    rooms.forget_memory()
+    await rooms.kick(room, alice, bob)
+    with pytest.raises(AuthRuleBroken):
+        await rooms.say(room, bob)
+    await check_graph(rooms, room)
+    events = {stored.event_id: stored.event for stored in await timeline(rooms, room)}
+    assert {} == events[secret.event_id].content
+    for event in events.values():
+        check_event_format(ROOM_VERSIONS[version], dict(event.wire))
+        assert event.event_id == event_id_of(ROOM_VERSIONS[version], event.wire)
+        for event_id, sha256 in _hashes_in(event.wire):
+            assert sha256 == reference_hash(ROOM_VERSIONS[version], events[event_id].wire)
+
+
+def _hashes_in(wire: Any) -> list[tuple[EventID, str]]:
+    references = [*wire["prev_events"], *wire["auth_events"]]
+    return [(reference[0], reference[1]["sha256"]) for reference in references if not isinstance(reference, str)]
+
+
+@pytest.mark.parametrize("version", ["1", "3", "6", "10", "11", "12"])
 @pytest_twisted.ensureDeferred
 async def test_a_room_of_which_an_event_is_refused_is_not_there(rooms: RoomServer, version: str) -> None:
     alice = await rooms.user("alice")
