@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,29 +14,150 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, DeferredList
 
+from homeserver.errors import BrokenInvariant
 from storage.database import Database
-from storage.state_groups import Chain, StateCache, decode_delta, encode_delta, extend, load_chain, state_of
+from storage.state_groups import (
+    Chain,
+    StateCache,
+    decode_delta,
+    difference,
+    differing_keys,
+    encode_delta,
+    extend,
+    load_chain,
+    load_chains,
+    state_of,
+    states_of,
+)
 from storage.tables.rooms import state_groups
 from storage.transaction import Transaction
 from tests.storage.core import database  # noqa: F401
 
 _COLUMNS = ("state_group", "room_nid", "parent", "chain_index", "delta")
-_CHANGES = st.dictionaries(st.integers(1, 12), st.integers(1, 1000), min_size=1, max_size=3)
+# Event 0 removes a key.
+_CHANGES = st.dictionaries(st.integers(1, 12), st.integers(0, 5), max_size=3)
+_STEPS = st.lists(st.tuples(st.integers(0, 10_000), _CHANGES, st.booleans()), min_size=1, max_size=60)
+_Made = tuple[Chain, dict[int, int]]
 
 
-@given(st.lists(st.tuples(st.integers(0, 10_000), _CHANGES), min_size=1, max_size=60))
-def test_a_state_is_what_was_put_on_top_of_its_group_wherever_it_forks(
-    steps: list[tuple[int, dict[int, int]]],
-) -> None:
-    groups: list[tuple[Chain, dict[int, int]]] = [((), {})]
-    for number, (fork, change) in enumerate(steps, 1):
+def grow(steps: list[tuple[int, dict[int, int], bool]]) -> list[_Made]:
+    """Return the empty state and those made by steps: on which one, what is changed, whether others may stand there."""
+    groups: list[_Made] = [((), {})]
+    for number, (fork, change, is_side) in enumerate(steps, 1):
         chain, state = groups[fork % len(groups)]
-        new, longer = extend(chain, 1, number, change)
+        new, longer = extend(chain, 1, number, change, is_side=is_side)
         assert new.delta == decode_delta(encode_delta(new.delta))
-        assert len(longer) <= new.chain_index.bit_length() + 1
-        groups.append((longer, {**state, **change}))
-    for chain, state in groups:
+        assert new.parent == (longer[-2].state_group if len(longer) > 1 else None)
+        assert new.state_group == longer[-1].state_group
+        assert all(earlier.chain_index < later.chain_index for earlier, later in pairwise(longer))
+        after = {**state, **change}
+        groups.append((longer, {key: nid for key, nid in after.items() if nid}))
+    return groups
+
+
+def without(chain: Chain, length: int) -> Chain:
+    """Return a chain like this one whose first groups are others with the same differences."""
+    return (*(replace(node, state_group=-node.state_group) for node in chain[:length]), *chain[length:])
+
+
+@given(_STEPS)
+def test_a_state_is_what_was_put_on_top_of_its_group_wherever_it_forks(
+    steps: list[tuple[int, dict[int, int], bool]],
+) -> None:
+    for chain, state in grow(steps):
         assert state == dict(state_of(chain).items())
+
+
+@given(_STEPS)
+def test_states_that_are_made_together_are_those_made_alone(steps: list[tuple[int, dict[int, int], bool]]) -> None:
+    groups = grow(steps)
+    random.Random(len(steps)).shuffle(groups)
+    made = states_of({number: chain for number, (chain, _) in enumerate(groups)})
+    assert {number: state for number, (_, state) in enumerate(groups)} == {
+        number: dict(state.items()) for number, (state, _) in made.items()
+    }
+    assert all(0 <= fresh <= len(state) for state, fresh in made.values())
+
+
+@given(_STEPS, st.lists(st.integers(0, 10_000), max_size=8), st.integers(0, 5))
+def test_the_keys_that_are_found_are_those_on_which_states_differ(
+    steps: list[tuple[int, dict[int, int], bool]], chosen: list[int], cut: int
+) -> None:
+    groups = grow(steps)
+    picked = [groups[number % len(groups)] for number in chosen]
+    if picked and cut:
+        # A chain that shares nothing with the others.
+        picked[0] = (without(picked[0][0], len(picked[0][0])), picked[0][1])
+    keys = range(1, 13)
+    expected = {key for key in keys if len({state.get(key) for _, state in picked}) > 1}
+    assert expected == differing_keys([chain for chain, _ in picked], [state_of(chain) for chain, _ in picked])
+    for (ours, our_state), (theirs, their_state) in pairwise(picked):
+        assert {
+            key: (our_state.get(key), their_state.get(key))
+            for key in keys
+            if our_state.get(key) != their_state.get(key)
+        } == difference(ours, theirs)
+
+
+def test_a_line_stands_as_in_a_fenwick_tree() -> None:
+    chain: Chain = ()
+    groups = {}
+    for number in range(1, 200):
+        new, chain = extend(chain, 1, number, {number: number})
+        groups[number] = new
+        index = number - 1
+        assert index == new.chain_index
+        assert (None if not index else (index & index - 1) + 1) == new.parent
+        assert (index & -index if index else 1) == len(new.delta)
+
+
+def test_a_line_that_stands_on_sides_stays_short() -> None:
+    chance = random.Random(3)
+    chain: Chain = ()
+    stored = 0
+    for number in range(1, 5_001):
+        new, chain = extend(chain, 1, number, {number: number}, is_side=chance.random() < number / 5_000)
+        stored += len(new.delta)
+        assert len(chain) <= 2 + new.chain_index.bit_length()
+    assert chain[-1].chain_index < 1 << 40
+    assert stored / 5_000 < 2 * 13
+
+
+def test_forks_at_an_unlucky_place_store_little() -> None:
+    chain: Chain = ()
+    for number in range(1, 4_097):
+        _, chain = extend(chain, 1, number, {number: number})
+    unlucky, _ = extend(chain, 1, 5_000, {1: 5_000})
+    assert len(unlucky.delta) == 4_095 + 1
+    sides = [extend(chain, 1, group, {1: group}, is_side=True)[0] for group in range(10_000, 10_500)]
+    assert sum(len(side.delta) for side in sides) / 500 < 3 * 12
+    # Numbers may come in steps.
+    sides = [extend(chain, 1, group, {1: group}, is_side=True)[0] for group in range(1 << 20, 1 << 29, 1 << 20)]
+    assert sum(len(side.delta) for side in sides) / len(sides) < 3 * 12
+
+
+def test_a_large_change_is_not_carried_along_by_small_ones() -> None:
+    chain: Chain = ()
+    for number in range(1, 100):
+        _, chain = extend(chain, 1, number, {number: number})
+    for is_side in (False, True):
+        large, on_large = extend(chain, 1, 200, dict.fromkeys(range(1_000, 3_000), 200), is_side=is_side)
+        assert len(large.delta) <= 2_000 + 99
+        carried = 0
+        for number in range(300, 400):
+            new, on_large = extend(on_large, 1, number, {number: number}, is_side=is_side)
+            carried += len(new.delta) >= 2_000
+        assert carried <= 1
+
+
+def test_states_of_forks_share_what_they_have_in_common() -> None:
+    chain: Chain = ()
+    for number in range(1, 2_001):
+        _, chain = extend(chain, 1, number, {number: number})
+    forks = {group: extend(chain, 1, group, {group: group}, is_side=True)[1] for group in range(3_000, 3_200)}
+    made = states_of(forks)
+    assert all(len(state) == 2_001 for state, _ in made.values())
+    assert sum(fresh for _, fresh in made.values()) < 2_000 + 200 * 3 * 11
 
 
 @pytest_twisted.ensureDeferred
@@ -45,7 +168,7 @@ async def test_stored_states_read_back(database: Database) -> None:  # noqa: F81
     for number in range(1, 300):
         _, chain, state = chance.choice(groups[-5:] if chance.random() < 0.9 else groups)
         change = {chance.randint(1, 40): number for _ in range(chance.randint(1, 3))}
-        new, longer = extend(chain, 1, number, change)
+        new, longer = extend(chain, 1, number, change, is_side=chance.random() < 0.2)
         rows.append(new.row())
         groups.append((number, longer, {**state, **change}))
     await database.write(lambda tx: tx.insert_many(state_groups, _COLUMNS, rows))
@@ -61,6 +184,14 @@ async def test_stored_states_read_back(database: Database) -> None:  # noqa: F81
     assert [(node.state_group, dict(node.delta)) for node in chain] == [
         (node.state_group, dict(node.delta)) for node in loaded
     ]
+    many = await database.read(lambda tx: load_chains(tx, [number for number, _, _ in groups[1:]]))
+    assert {number: chain for number, chain, _ in groups[1:]} == many
+    nodes = [node for chain in many.values() for node in chain]
+    assert len({id(node) for node in nodes}) == len({node.state_group for node in nodes})
+    cache.drop([number for number, _, _ in groups])
+    assert not cache._size
+    with pytest.raises(BrokenInvariant):
+        await cache.get_many([number, 1_000])
 
 
 @pytest_twisted.ensureDeferred
