@@ -1,0 +1,1 @@
+"""Looking at stored rooms: drawing their graphs, and checking all that is stored of them against the rules."""

@@ -1,0 +1,112 @@
+"""What a check finds: differences between what is stored and what follows from the events, and counts of what was done.
+
+A difference is a value with the room, the event where there is one, and two texts: what was expected and what is
+stored. Everything in them may come from other servers, so `line` writes it with nothing that a terminal would obey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from homeserver.model.graph_drawing import plain
+
+# LIMIT: a room that is wrong from the start on differs at every event; more than these are only counted.
+MAX_DIFFERENCES: Final = 1_000
+_MAX_TEXT: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is stored otherwise than it should be; `aspect` is a word or two that say what."""
+
+    room_id: str
+    event_id: str | None
+    aspect: str
+    expected: str
+    stored: str
+
+    def line(self) -> str:
+        """Return one line of printable text."""
+        event = f" {plain(self.event_id, _MAX_TEXT)}" if self.event_id is not None else ""
+        return (
+            f"{plain(self.room_id, _MAX_TEXT)}{event} {self.aspect}: "
+            f"expected {plain(self.expected, _MAX_TEXT)}, stored {plain(self.stored, _MAX_TEXT)}"
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """What was checked of one or more rooms, and what differs."""
+
+    differences: list[Difference] = field(default_factory=list)
+    # Beyond the bound of a room.
+    further: int = 0
+    rooms: int = 0
+    events: int = 0
+    signatures: int = 0
+    # Signatures by keys that are not known here.
+    unknown_keys: int = 0
+    # Redacted events, whose content hash is of what they were.
+    unknown_hashes: int = 0
+    resolutions: int = 0
+    # States that follow from events that are not stored here, and were taken as they are.
+    taken_states: int = 0
+    # Events that cite what is not stored here.
+    unknown_auth: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each difference."""
+        for difference in self.differences:
+            yield difference.line()
+        if self.further:
+            yield f"and {self.further} more"
+
+    def summary(self, seconds: float) -> str:
+        """Return one line with the counts."""
+        found = len(self.differences) + self.further
+        parts = [
+            _count(self.rooms, "room"),
+            _count(self.events, "event"),
+            f"{_count(self.signatures, 'signature')} checked",
+            f"{_count(self.unknown_keys, 'signature')} not checked (keys not known)" if self.unknown_keys else "",
+            f"{_count(self.unknown_hashes, 'content hash', 'es')} not checked (redacted)"
+            if self.unknown_hashes
+            else "",
+            f"{_count(self.resolutions, 'fork')} resolved" if self.resolutions else "",
+            f"{_count(self.taken_states, 'state')} taken as stored (events before are not here)"
+            if self.taken_states
+            else "",
+            f"{_count(self.unknown_auth, 'event')} not judged (auth events are not here)" if self.unknown_auth else "",
+            f"{_count(found, 'difference')}" if found else "no differences",
+            f"{seconds:.1f} s",
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+class RoomFindings:
+    """Takes the differences of one room into a report."""
+
+    def __init__(self, report: Report, room_id: str) -> None:
+        self._report = report
+        self._room_id = room_id
+        self._taken = 0
+
+    def differs(self, event_id: str | None, aspect: str, expected: object, stored: object) -> None:
+        """Note a difference; the room's, where `event_id` is None."""
+        self._taken += 1
+        if self._taken > MAX_DIFFERENCES:
+            self._report.further += 1
+            return
+        difference = Difference(self._room_id, event_id, aspect, str(expected), str(stored))
+        self._report.differences.append(difference)
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"

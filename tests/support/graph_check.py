@@ -1,0 +1,33 @@
+"""The checker of `sennit graph --check` as an assertion: a test ends with `await assert_sound(server, room_id)`."""
+
+from __future__ import annotations
+
+from homeserver.graph.check import check_room
+from homeserver.graph.event_checks import KnownKey
+from homeserver.graph.report import Report
+from storage.inspection import find_room
+from storage.transaction import Transaction
+
+from .rooms import RoomServer
+
+
+async def assert_sound(server: RoomServer, room_id: str) -> Report:
+    """Check everything that is stored of a room; fail with what differs. Returns the report, with its counts."""
+    report = await check_stored(server, room_id)
+    assert report.is_sound, "\n" + "\n".join(report.lines())
+    return report
+
+
+async def check_stored(server: RoomServer, room_id: str) -> Report:
+    """Return what the check of a stored room finds."""
+    identity = server.identity
+    keys = {(identity.server_name, identity.key.key_id): KnownKey(identity.key.verify_key)}
+    report = Report()
+
+    def check(tx: Transaction) -> None:
+        room = find_room(tx, room_id)
+        assert room is not None, f"{room_id} is not stored"
+        check_room(tx, room, keys, report)
+
+    await server.store.database.read(check)
+    return report
