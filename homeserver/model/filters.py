@@ -41,10 +41,12 @@ class _Types:
     """A list of types, some of them with `*`."""
 
     literals: frozenset[str]
-    globs: tuple[Matcher, ...]
+    globs: tuple[str, ...]
+    # Functions have no equals; the globs that they are made of do.
+    _matchers: tuple[Matcher, ...] = field(repr=False, compare=False)
 
     def has(self, event_type: str) -> bool:
-        return event_type in self.literals or any(matches(event_type) for matches in self.globs)
+        return event_type in self.literals or any(matches(event_type) for matches in self._matchers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +252,11 @@ def _event_filter_fields(source: Mapping[str, Any], max_limit: int) -> dict[str,
 
 
 def _compile_types(types: frozenset[str]) -> _Types:
-    globs = sorted(entry for entry in types if "*" in entry)
+    globs = tuple(sorted(entry for entry in types if "*" in entry))
     if len(globs) > MAX_GLOBS:
         raise TooLarge(f"a filter may have at most {MAX_GLOBS} types with a wildcard in one list")
     # Spec: event_filter, `types`: only `*` is a wildcard.
-    return _Types(types - frozenset(globs), tuple(compile_glob(glob, question_mark=False) for glob in globs))
+    return _Types(types - frozenset(globs), globs, tuple(compile_glob(glob, question_mark=False) for glob in globs))
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:
