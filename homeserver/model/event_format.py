@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from homeserver.errors import BadIdentifier, BadJson, TooLarge
 
-from .canonical_json import check_strict, encode_canonical
+from .canonical_json import check_lax, check_strict
 from .event import MAX_KEY_BYTES, MAX_PDU_BYTES, Event
-from .hashing import event_id_of
-from .ids import EventID, RoomID, UserID
+from .hashing import encode_event, event_id_of
+from .ids import EventID, RoomID, ServerName, UserID, server_name_of
 from .room_versions import EventIDScheme, RoomVersion
 
 # Spec: rooms/v3, "Event format", `prev_events` and `auth_events`.
@@ -93,9 +93,9 @@ def check_event_format(version: RoomVersion, wire: object) -> None:
     _check_references(version, wire, "auth_events", MAX_AUTH_EVENTS)
     _check_hashes_and_signatures(wire)
     # Spec: rooms/v6, "Canonical JSON": "Servers MUST strictly enforce the JSON format".
-    if version.strict_canonical_json:
-        check_strict(wire)
-    if len(encode_canonical(wire)) > MAX_PDU_BYTES:
+    check_numbers = check_strict if version.strict_canonical_json else check_lax
+    check_numbers(wire)
+    if len(encode_event(version, wire)) > MAX_PDU_BYTES:
         raise TooLarge(f"an event must not be over {MAX_PDU_BYTES} bytes")
 
 
@@ -115,7 +115,8 @@ def _check_names(version: RoomVersion, wire: Mapping[str, Any]) -> None:
         if "room_id" in wire or not is_room_naming(version, event_type):
             RoomID.parse(_text(wire, "room_id"))
         if version.event_id_scheme is EventIDScheme.CHOSEN:
-            EventID.parse(_text(wire, "event_id"))
+            # Spec: rooms/v1, "Event IDs": the part after the colon is the server that made the event.
+            ServerName.parse(server_name_of(EventID.parse(_text(wire, "event_id"))))
     except BadIdentifier as fault:
         raise BadJson(fault.message) from fault
     if not version.redacts_in_content and "redacts" in wire:

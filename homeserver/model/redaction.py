@@ -32,6 +32,7 @@ _KEYS: Final = frozenset(
     )
 )
 _LEGACY_KEYS: Final = frozenset(("origin", "membership", "prev_state"))
+_RELATION: Final = ("event_id", "rel_type")
 _POWER_LEVELS: Final = frozenset(
     ("ban", "events", "events_default", "kick", "redact", "state_default", "users", "users_default")
 )
@@ -56,10 +57,15 @@ def redact_content(version: RoomVersion, event_type: object, content: object) ->
     if event_type == "m.room.create" and version.redaction_keeps_create_content:
         return dict(content)
     _, kept_by_type = _kept(version)
-    kept = kept_by_type.get(event_type)
-    if kept is None:
-        return {}
-    left = {name: content[name] for name in kept if name in content}
+    left = {name: content[name] for name in kept_by_type.get(event_type, ()) if name in content}
+    if version.redaction_keeps_relation:
+        # Spec: MSC3389.
+        relation = content.get("m.relates_to")
+        named = (
+            {name: relation[name] for name in _RELATION if name in relation} if isinstance(relation, Mapping) else {}
+        )
+        if named:
+            left["m.relates_to"] = named
     if event_type == "m.room.member" and version.redaction_keeps_third_party_signed:
         # Spec: rooms/v11, "Redactions": "it allows the `signed` key of the `third_party_invite` key".
         invite = content.get("third_party_invite")

@@ -4,6 +4,7 @@ Each version is the one before it with some switches turned, as in the spec, whe
 Code asks a switch, never for an identifier, and never compares identifiers: they are opaque texts, not numbers.
 
 `KNOWN_ROOM_VERSIONS` are all that are described here; `ROOM_VERSIONS` are those that rooms of this server can have.
+The unstable ones among them are pieces of proposals, each a stable version with one switch turned.
 There is one record of each version; records are compared by identity, which makes them cheap keys of caches.
 
 Spec: rooms, "Feature matrix" and "Complete list of room versions".
@@ -41,9 +42,11 @@ class StateResolution(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoomVersion:
-    """One room version; every field but `identifier` is a switch, named for what is true when it is on."""
+    """One room version; every field but the first two is a switch, named for what is true when it is on."""
 
     identifier: str
+    # In the spec; versions that are not are known and served, but not recommended to clients.
+    is_stable: bool
 
     # -- event format --
     event_id_scheme: EventIDScheme
@@ -79,6 +82,8 @@ class RoomVersion:
     redaction_keeps_invite_level: bool
     # m.room.redaction: `redacts`.
     redaction_keeps_redacts: bool
+    # Every type: `event_id` and `rel_type` of `m.relates_to`.
+    redaction_keeps_relation: bool
 
     # -- authorization rules --
     # m.room.aliases events have a rule of their own.
@@ -97,6 +102,9 @@ class RoomVersion:
     # Creators are above all power levels, and there may be several.
     privileged_creators: bool
 
+    # State keys may be a user ID with a suffix; who has more power than that user may write such state too.
+    owned_state: bool
+
     # -- state --
     state_resolution: StateResolution
 
@@ -109,6 +117,7 @@ class RoomVersion:
 
 V1: Final = RoomVersion(
     identifier="1",
+    is_stable=True,
     event_id_scheme=EventIDScheme.CHOSEN,
     references_carry_hashes=True,
     strict_canonical_json=False,
@@ -124,6 +133,7 @@ V1: Final = RoomVersion(
     redaction_keeps_create_content=False,
     redaction_keeps_invite_level=False,
     redaction_keeps_redacts=False,
+    redaction_keeps_relation=False,
     aliases_have_auth_rule=True,
     redactions_have_auth_rule=True,
     notification_levels_limited=False,
@@ -133,6 +143,7 @@ V1: Final = RoomVersion(
     integer_power_levels=False,
     create_is_implicit_auth_event=False,
     privileged_creators=False,
+    owned_state=False,
     state_resolution=StateResolution.V1,
 )
 V2: Final = replace(V1, identifier="2", state_resolution=StateResolution.V2)
@@ -177,12 +188,21 @@ V12: Final = replace(
     state_resolution=StateResolution.V2_1,
 )
 
+# The trial of version 12; rooms of it are still about.
+HYDRA_11: Final = replace(V12, identifier="org.matrix.hydra.11", is_stable=False)
+# MSC3757: owned state.
+OWNED_STATE_10: Final = replace(V10, identifier="org.matrix.msc3757.10", is_stable=False, owned_state=True)
+OWNED_STATE_11: Final = replace(V11, identifier="org.matrix.msc3757.11", is_stable=False, owned_state=True)
+# MSC3389: relations outlive redaction.
+RELATIONS_10: Final = replace(V10, identifier="org.matrix.msc3389.10", is_stable=False, redaction_keeps_relation=True)
+
+_STABLE: Final = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)
+_UNSTABLE: Final = (HYDRA_11, OWNED_STATE_10, OWNED_STATE_11, RELATIONS_10)
+
 KNOWN_ROOM_VERSIONS: Final[Mapping[str, RoomVersion]] = MappingProxyType(
-    {version.identifier: version for version in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)}
+    {version.identifier: version for version in (*_STABLE, *_UNSTABLE)}
 )
-ROOM_VERSIONS: Final[Mapping[str, RoomVersion]] = MappingProxyType(
-    {version.identifier: version for version in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)}
-)
+ROOM_VERSIONS: Final[Mapping[str, RoomVersion]] = KNOWN_ROOM_VERSIONS
 DEFAULT_ROOM_VERSION: Final = "12"
 
 
@@ -195,5 +215,5 @@ def get_room_version(identifier: str) -> RoomVersion:
 
 
 def is_recognised(identifier: object) -> bool:
-    """Tell whether the spec knows a room version of that name, be it usable here or not."""
+    """Tell whether a room version of that name is described here, be it usable or not."""
     return isinstance(identifier, str) and identifier in KNOWN_ROOM_VERSIONS

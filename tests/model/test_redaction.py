@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeserver.model.redaction import redact
-from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RELATIONS_10, V10, RoomVersion
 
 KEPT_ALWAYS = {
     "event_id",
@@ -32,8 +32,8 @@ OLD, SIX, EIGHT, NINE, ELEVEN = (
     ["1", "2", "3", "4", "5"],
     ["6", "7"],
     ["8"],
-    ["9", "10"],
-    ["11", "12"],
+    ["9", "10", "org.matrix.msc3757.10", "org.matrix.msc3389.10"],
+    ["11", "12", "org.matrix.hydra.11", "org.matrix.msc3757.11"],
 )
 # By type: the names that every version keeps, and those that some versions keep besides.
 # Spec: rooms/v1, v6, v8, v9 and v11, "Redactions".
@@ -131,3 +131,18 @@ def test_any_object_can_be_redacted(version: RoomVersion, wire: dict[str, Any]) 
     assert redacted.keys() <= wire.keys()
     assert isinstance(redacted.get("content", {}), dict)
     assert redacted == redact(version, redacted)
+
+
+@pytest.mark.parametrize(
+    ("relates_to", "kept"),
+    [
+        ({"rel_type": "m.thread", "event_id": "$x", "key": "y"}, {"rel_type": "m.thread", "event_id": "$x"}),
+        ({"event_id": 1}, {"event_id": 1}),
+        ({"m.in_reply_to": {}}, None),
+        ("text", None),
+    ],
+)
+def test_a_relation_is_kept_where_the_version_says_so(relates_to: Any, kept: Any) -> None:
+    wire = {"type": "m.room.message", "content": {"body": "x", "m.relates_to": relates_to}}
+    assert ({} if kept is None else {"m.relates_to": kept}) == redact(RELATIONS_10, wire)["content"]
+    assert {} == redact(V10, wire)["content"]

@@ -8,6 +8,9 @@ from homeserver.model.room_versions import (
     DEFAULT_ROOM_VERSION,
     KNOWN_ROOM_VERSIONS,
     ROOM_VERSIONS,
+    V10,
+    V11,
+    V12,
     EventIDScheme,
     RoomVersion,
     StateResolution,
@@ -53,19 +56,39 @@ CHANGES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize(("before", "after"), list(pairwise(KNOWN_ROOM_VERSIONS.values())), ids=lambda v: v.identifier)
+# And what each proposal changes, with the version that it starts from.
+UNSTABLE: dict[str, tuple[RoomVersion, dict[str, object]]] = {
+    "org.matrix.hydra.11": (V12, {}),
+    "org.matrix.msc3757.10": (V10, {"owned_state": True}),
+    "org.matrix.msc3757.11": (V11, {"owned_state": True}),
+    "org.matrix.msc3389.10": (V10, {"redaction_keeps_relation": True}),
+}
+
+
+def changes(before: RoomVersion, after: RoomVersion) -> dict[str, object]:
+    names = [field.name for field in fields(RoomVersion)]
+    return {name: getattr(after, name) for name in names if getattr(before, name) != getattr(after, name)}
+
+
+@pytest.mark.parametrize("identifier", UNSTABLE)
+def test_an_unstable_version_is_a_stable_one_but_for_its_proposal(identifier: str) -> None:
+    before, changed = UNSTABLE[identifier]
+    expected = {"identifier": identifier, "is_stable": False, **changed}
+    assert expected == changes(before, get_room_version(identifier))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    list(pairwise(version for version in KNOWN_ROOM_VERSIONS.values() if version.is_stable)),
+    ids=lambda v: v.identifier,
+)
 def test_a_version_changes_what_its_page_says_and_nothing_else(before: RoomVersion, after: RoomVersion) -> None:
-    changed = {
-        field.name: getattr(after, field.name)
-        for field in fields(RoomVersion)
-        if getattr(before, field.name) != getattr(after, field.name)
-    }
-    assert {"identifier": after.identifier, **CHANGES[after.identifier]} == changed
+    assert {"identifier": after.identifier, **CHANGES[after.identifier]} == changes(before, after)
 
 
 def test_a_version_is_found_by_its_own_identifier() -> None:
     assert list(KNOWN_ROOM_VERSIONS) == [version.identifier for version in KNOWN_ROOM_VERSIONS.values()]
-    assert [str(number) for number in range(1, 13)] == list(ROOM_VERSIONS)
+    assert [str(number) for number in range(1, 13)] + list(UNSTABLE) == list(ROOM_VERSIONS)
     for identifier, version in ROOM_VERSIONS.items():
         assert version is get_room_version(identifier)
     assert "12" == DEFAULT_ROOM_VERSION

@@ -80,7 +80,7 @@ def check_state_dependent(version: RoomVersion, event: Event, state: StateView, 
     if levels.needed_for(event_type, state_key is not None) > power:
         raise broken(version, "8", f"you may not send '{event_type:.64}' in this room")
     if state_key is not None and state_key.startswith("@") and state_key != sender:
-        raise broken(version, "9", "the state of another user can only be set by that user")
+        _check_owner(version, event, state_key, levels)
     if event_type == "m.room.power_levels":
         check_power_levels(version, event, state, create)
     elif event_type == "m.room.redaction" and version.redactions_have_auth_rule:
@@ -124,6 +124,19 @@ def _check_redaction(version: RoomVersion, event: Event, levels: PowerLevels) ->
     target = event.wire.get("redacts")
     if not isinstance(target, str) or server_name_of(target) != server_name_of(event.event_id):
         raise broken(version, "11.3", "you may not redact events of others in this room")
+
+
+def _check_owner(version: RoomVersion, event: Event, state_key: str, levels: PowerLevels) -> None:
+    """Return if the sender, who is not the state key, owns the state or stands above who does."""
+    if not version.owned_state:
+        raise broken(version, "9", "the state of another user can only be set by that user")
+    # Spec: MSC3757: a user ID, then nothing or an underscore and anything; a server name has no underscore.
+    localpart, colon, rest = state_key.partition(":")
+    owner = localpart + colon + rest.partition("_")[0]
+    if not is_user_id(owner):
+        raise broken(version, "9", "the state key is neither a user ID nor one with a suffix")
+    if owner != event.sender and levels.of(event.sender) <= levels.of(owner):
+        raise broken(version, "9", "the state of another user can only be set by that user or one with more power")
 
 
 def _check_room_id(version: RoomVersion, event: Event, rejected_ids: Collection[EventID], create: Event | None) -> None:
