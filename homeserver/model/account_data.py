@@ -18,6 +18,7 @@ FULLY_READ: Final = "m.fully_read"
 IGNORED_USER_LIST: Final = "m.ignored_user_list"
 PUSH_RULES: Final = "m.push_rules"
 TAG: Final = "m.tag"
+DIRECT: Final = "m.direct"
 
 # Spec: client-server API, "Client Config", "Server Behaviour": "both global and room-specific".
 SERVER_OWNED_TYPES: Final = frozenset({FULLY_READ, PUSH_RULES})
@@ -79,6 +80,18 @@ def with_tag(content: Mapping[str, Any] | None, name: str, tag: Mapping[str, Any
 def without_tag(content: Mapping[str, Any] | None, name: str) -> JsonObject:
     """Return the content of `m.tag` with one tag left out; it need not be there."""
     return {"tags": {each: tag for each, tag in read_tags(content).items() if each != name}}
+
+
+def with_direct_successor(content: Mapping[str, Any] | None, old_room: str, new_room: str) -> JsonObject | None:
+    """Return the content of `m.direct` with one room beside the one that it replaces; None where nothing changes.
+
+    Spec: client-server API, "Direct Messaging".
+    """
+    changed = dict(content or {})
+    for user_id, rooms in changed.items():
+        if isinstance(rooms, list) and old_room in rooms and new_room not in rooms:
+            changed[user_id] = [*rooms, new_room]
+    return changed if changed != content else None
 
 
 def read_ignored_users(content: Mapping[str, Any] | None, owner: str) -> frozenset[UserID]:

@@ -126,6 +126,20 @@ class Directory:
         )
         return [RoomAlias(row[0]) for row in rows]
 
+    async def move(self, old_nid: int, new_nid: int) -> None:
+        """Have all aliases of one room point to another, which takes its place in the list of rooms as well.
+
+        Doing it again changes nothing.
+        """
+
+        def write(tx: Transaction) -> None:
+            tx.execute(update(room_aliases).where(room_aliases.c.room_nid == old_nid).values(room_nid=new_nid))
+            if tx.scalar(select(rooms.c.is_published).where(rooms.c.room_nid == old_nid)):
+                for room_nid, is_published in ((old_nid, False), (new_nid, True)):
+                    tx.execute(update(rooms).where(rooms.c.room_nid == room_nid).values(is_published=is_published))
+
+        await self._store.database.write(write)
+
     async def check_canonical_alias(
         self, content: Mapping[str, Any], previous_content: Mapping[str, Any] | None, room_id: RoomID
     ) -> None:

@@ -121,6 +121,30 @@ class AccountData:
 
         await self._change(requester, place, model.TAG, change)
 
+    async def copy_tags(self, requester: Requester, old_id: RoomID, new_id: RoomID) -> None:
+        """Put the tags of one room on another one too; tags that are there stay as they are."""
+        tags = await self.tags(requester, old_id)
+        if not tags:
+            return
+
+        def change(tx: Transaction, old: bytes | None) -> bytes | None:
+            present = model.read_tags(_object(old))
+            return None if tags.keys() <= present.keys() else orjson.dumps({"tags": {**tags, **present}})
+
+        await self._change(requester, await self._place(requester, new_id), model.TAG, change)
+
+    async def copy_direct(self, requester: Requester, old_id: RoomID, new_id: RoomID) -> None:
+        """Make a room a direct chat like the one that it replaces."""
+        present = await self.find_global(requester.user_nid, model.DIRECT)
+        if model.with_direct_successor(present, old_id, new_id) is None:
+            return
+
+        def change(tx: Transaction, old: bytes | None) -> bytes | None:
+            changed = model.with_direct_successor(_object(old), old_id, new_id)
+            return None if changed is None else orjson.dumps(changed)
+
+        await self._change(requester, None, model.DIRECT, change)
+
     async def set_fully_read(self, requester: Requester, place: UserRoom, event_id: str, event_position: int) -> None:
         """Move the fully read marker forwards to an event of the room at this position in its timeline."""
         room_nid = place.room_nid

@@ -19,6 +19,7 @@ from homeserver.feed.feed import Feed
 from homeserver.feed.streams.account_data import AccountDataStream, encode_rules
 from homeserver.model.account_data import PUSH_RULES
 from homeserver.model.canonical_json import JsonObject
+from homeserver.model.ids import RoomID
 from homeserver.model.push_rules import edit
 from homeserver.model.push_rules.base import Kind, StoredRules
 from storage.account_data import GLOBAL
@@ -87,6 +88,11 @@ class PushRules:
     async def set_actions(self, requester: Requester, kind: Kind, rule_id: str, body: Any) -> None:
         """Replace the actions of a rule, predefined or not; raises as `edit.set_actions` does."""
         await self._change(requester, lambda stored: edit.set_actions(stored, kind, rule_id, body))
+
+    async def copy_room(self, requester: Requester, old_id: RoomID, new_id: RoomID) -> None:
+        """Make rules that are for one room for another one too; raises TooLarge."""
+        if edit.copy_room_rules(stored := await self._load(requester), old_id, new_id) != stored:
+            await self._change(requester, lambda stored: edit.copy_room_rules(stored, old_id, new_id))
 
     async def _change(self, requester: Requester, change: Change) -> None:
         user_id, user_nid = requester.user_id, requester.user_nid

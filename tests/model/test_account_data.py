@@ -14,6 +14,7 @@ from homeserver.model.account_data import (
     check_tag_name,
     read_ignored_users,
     read_tags,
+    with_direct_successor,
     with_tag,
     without_tag,
 )
@@ -116,3 +117,21 @@ def test_any_json_is_taken_or_refused(value: Any, name: str) -> None:
             pass
     read_tags({"tags": value})
     read_ignored_users({"ignored_users": value}, ALICE)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({ALICE: ["!old"], BOB: ["!x", "!old"]}, {ALICE: ["!old", "!new"], BOB: ["!x", "!old", "!new"]}),
+        ({ALICE: ["!old", "!new"]}, None),
+        ({ALICE: ["!x"], BOB: "!old", "odd": {"!old": 1}}, None),
+        ({}, None),
+    ],
+)
+def test_a_direct_chat_has_its_successor_beside_it(content: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    assert expected == with_direct_successor(content, "!old", "!new")
+
+
+@given(content=st.dictionaries(st.text(max_size=8), JSON, max_size=3))
+def test_odd_direct_chats_are_left_as_they_are(content: dict[str, Any]) -> None:
+    assert with_direct_successor(content, "!old", "!new") is None or "!old" in str(content)

@@ -102,6 +102,30 @@ def set_actions(stored: StoredRules, kind: Kind, rule_id: str, body: Any) -> Sto
     return _with_rule(stored, kind, rule_id, lambda rule: replace(rule, actions=actions))
 
 
+def copy_room_rules(stored: StoredRules, old_room: str, new_room: str) -> StoredRules:
+    """Return the rules with those that are for one room made for another one too.
+
+    That is a room rule of that ID, and every rule with a condition on it. A copy comes right behind its original and is
+    switched like it; where its ID is taken, or would be too long, there is none. Raises TooLarge for too many.
+    """
+    changed = stored
+    for kind in KINDS:
+        rules: list[PushRule] = []
+        taken = {rule.rule_id for rule in stored.of_kind(kind)}
+        for rule in stored.of_kind(kind):
+            rules.append(rule)
+            copy = _for_other_room(kind, rule, old_room, new_room)
+            if copy is None or copy.rule_id in taken or len(copy.rule_id.encode()) > MAX_RULE_ID_BYTES:
+                continue
+            taken.add(copy.rule_id)
+            rules.append(copy)
+        if len(rules) != len(stored.of_kind(kind)):
+            changed = _with_kind(changed, kind, rules)
+    if changed is not stored:
+        _check_count(changed)
+    return changed
+
+
 def get_rule(user_id: str, stored: StoredRules, kind: Kind, rule_id: str) -> JsonObject:
     """Return one rule, predefined or not, as clients see it; raises `NotFound`."""
     for rule, is_default in list_rules(stored, kind):
@@ -222,6 +246,26 @@ def _is_search(condition: Mapping[str, Any]) -> bool:
     if kind == "event_match":
         return condition.get("key") == "content.body" or has_wildcards(str(condition.get("pattern")))
     return kind == "contains_display_name"
+
+
+def _for_other_room(kind: Kind, rule: PushRule, old_room: str, new_room: str) -> PushRule | None:
+    if kind == "room":
+        return replace(rule, rule_id=new_room) if rule.rule_id == old_room else None
+    conditions = tuple(_condition_for_other_room(condition, old_room, new_room) for condition in rule.conditions)
+    if conditions == rule.conditions:
+        return None
+    # Clients name such rules after the room.
+    renamed = rule.rule_id.replace(old_room, new_room)
+    return replace(
+        rule, rule_id=renamed if renamed != rule.rule_id else f"{rule.rule_id}.{new_room}", conditions=conditions
+    )
+
+
+def _condition_for_other_room(condition: Mapping[str, Any], old_room: str, new_room: str) -> Mapping[str, Any]:
+    value = {"event_match": "pattern", "event_property_is": "value"}.get(str(condition.get("kind")))
+    if value is None or condition.get("key") != "room_id" or condition.get(value) != old_room:
+        return condition
+    return {**condition, value: new_room}
 
 
 def _place_of(rules: Sequence[PushRule], rule_id: str) -> int:

@@ -13,6 +13,7 @@ from homeserver.model.push_rules import edit
 from homeserver.model.push_rules.base import KINDS, UNCHANGED, Kind, StoredRules
 from homeserver.model.push_rules.edit import (
     check_kind,
+    copy_room_rules,
     delete_rule,
     get_rule,
     put_rule,
@@ -237,3 +238,49 @@ def test_any_request_is_done_or_refused(kind: Kind, rule_id: str, body: Any) -> 
         assert stored == StoredRules.from_json(stored.to_json())
         compile_rules(ALICE, stored)
         render_rules(ALICE, stored)
+
+
+OLD, NEW = "!old:a.example", "!new"
+
+
+def in_room(room_id: str, kind: str = "event_match", value: str = "pattern") -> dict[str, Any]:
+    return {"kind": kind, "key": "room_id", value: room_id}
+
+
+def test_rules_of_one_room_are_made_for_another_right_behind_the_originals() -> None:
+    stored = with_rules("!a", OLD, "!b")
+    stored = set_enabled(stored, "room", OLD, {"enabled": False})
+    more = {"kind": "event_match", "key": "type", "pattern": "m.room.message"}
+    for rule_id, conditions in (
+        (OLD, [in_room(OLD)]),
+        ("other", [in_room("!a")]),
+        ("named", [more, in_room(OLD, "event_property_is", "value")]),
+        ("odd", [{"kind": "event_match", "key": "room_id", "pattern": 5}, {"kind": "x", "key": "room_id"}]),
+    ):
+        stored = put_rule(stored, "override", rule_id, {**NOTIFY, "conditions": conditions}, after=None)
+    stored = put_rule(stored, "content", "word", {**NOTIFY, "pattern": OLD})
+    changed = copy_room_rules(stored, OLD, NEW)
+    assert ["!a", OLD, NEW, "!b"] == ids(changed)
+    assert not changed.room[2].enabled
+    assert ["odd", "named", f"named.{NEW}", "other", OLD, NEW] == [rule.rule_id for rule in changed.override]
+    assert (more, in_room(NEW, "event_property_is", "value")) == changed.override[2].conditions
+    assert (in_room(NEW),) == changed.override[5].conditions
+    assert (stored.content, stored.sender) == (changed.content, changed.sender)
+
+
+def test_rules_that_are_there_are_not_made_again() -> None:
+    stored = copy_room_rules(with_rules(OLD), OLD, NEW)
+    own = set_actions(stored, "room", NEW, {"actions": []})
+    assert own is copy_room_rules(own, OLD, NEW)
+
+
+def test_a_rule_whose_name_would_be_too_long_is_not_copied() -> None:
+    stored = put_rule(UNCHANGED, "underride", "x" * 255, {**NOTIFY, "conditions": [in_room(OLD)]})
+    assert stored is copy_room_rules(stored, OLD, NEW)
+
+
+def test_copies_count_like_other_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = with_rules(OLD, "!a")
+    monkeypatch.setattr(edit, "MAX_RULES", 2)
+    with pytest.raises(TooLarge):
+        copy_room_rules(stored, OLD, NEW)
