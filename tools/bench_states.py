@@ -114,6 +114,31 @@ def make_forked_room(members: int, changes: int) -> tuple[int, int]:
     return stored, longest
 
 
+def measure_two_forks(members: int) -> None:
+    """Print how long it takes to find where two lines of 100 changes differ, wherever in the room they part."""
+    chance = random.Random(2)
+    chain: Chain = ()
+    worst = []
+    watched = {1 << bit for bit in range(members.bit_length())} | {members, members * 3 // 4}
+    for number in range(1, members + 1):
+        _, chain = extend(chain, 1, number, {number: number})
+        if number in watched:
+            ends = []
+            for start in (1_000_000, 2_000_000):
+                end = chain
+                for group in range(start, start + 100):
+                    _, end = extend(end, 1, group, {chance.randint(1, members): group}, is_side=start > 1_000_000)
+                ends.append(end)
+            states = [state_of(end) for end in ends]
+            unshared = sum(len(node.delta) for end in ends for node in end if node not in chain)
+            worst.append((best_ms(lambda: differing_keys(ends, states), 5)[1], number, unshared))  # noqa: B023
+    took, number, unshared = max(worst)
+    print(
+        f"Two forks of 100 changes each: differing keys found in {took:.1f} ms at most,"
+        f" where they part at change {number} and do not share {unshared} entries"
+    )
+
+
 def write(tx: Transaction, rows: list[Row]) -> None:
     for start in range(0, len(rows), 500):
         tx.insert_many(state_groups, COLUMNS, rows[start : start + 500])
@@ -190,6 +215,7 @@ async def measure(name: str, url: str, reactor: Any, members: int, changes: int)
 
 
 async def main(reactor: Any, members: int, changes: int) -> None:
+    measure_two_forks(members)
     stored, longest = make_forked_room(members, changes)
     print(
         f"Every change forked and resolved: differences {stored / changes:.0f} bytes a group, {longest} nodes at most"
