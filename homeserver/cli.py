@@ -1,4 +1,4 @@
-"""The command line: `sennit run`, `init`, `check-config`, `user` and `--version`.
+"""The command line: `sennit run`, `init`, `check-config`, `user`, `graph` and `--version`.
 
 Each command is a function from parsed arguments to an exit code: 0 done, 1 it failed, 2 the command line or the
 configuration is wrong.  What goes wrong for an operator is told in a paragraph, never as a traceback; `--debug` shows
@@ -77,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(check)
     check.set_defaults(command=_check_config)
 
+    graph = commands.add_parser(
+        "graph",
+        help="draw or check a stored room",
+        description="Draw the events of a stored room, or check stored rooms, beside a running server or without one.",
+    )
+    graph.add_argument(
+        "rooms", nargs="*", metavar="ROOM", help="room ID or alias; with --check several, or none for all"
+    )
+    graph.add_argument("--check", action="store_true", help="compute again what is stored, and tell every difference")
+    graph.add_argument("--dot", action="store_true", help="write Graphviz source instead of text")
+    graph.add_argument("--limit", type=int, default=100, metavar="N", help="draw the newest N events (default: 100)")
+    _add_config(graph)
+    graph.set_defaults(command=_graph)
+
     user = commands.add_parser("user", help="make and change accounts")
     verbs = user.add_subparsers(required=True, metavar="VERB")
     add = verbs.add_parser("add", help="make an account")
@@ -153,6 +167,21 @@ def _check_config(options: argparse.Namespace) -> int:
     source = config.source or "no file; the defaults"
     print(f"{source}: good, for the server {config.server.name}")
     return 0
+
+
+def _graph(options: argparse.Namespace) -> int:
+    is_drawing = not options.check
+    if (is_drawing and (len(options.rooms) != 1 or options.limit < 1)) or (options.check and options.dot):
+        print(
+            "sennit: name one room to draw, with a --limit of at least 1, or use --check without --dot", file=sys.stderr
+        )
+        return 2
+    from homeserver.graph import command
+
+    config = _config(options)
+    if is_drawing:
+        return command.draw(config, options.rooms[0], is_dot=options.dot, limit=options.limit, out=sys.stdout)
+    return command.check(config, options.rooms, out=sys.stdout)
 
 
 def _init(options: argparse.Namespace) -> int:

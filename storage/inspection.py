@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, create_engine, select
+from sqlalchemy import Connection, create_engine, func, select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
@@ -260,9 +260,15 @@ def read_events(tx: Transaction, room_nid: int, nids: Iterable[int]) -> dict[int
 
 
 def newest_nids(tx: Transaction, room_nid: int, limit: int) -> list[int]:
-    """Return the numbers of a room's newest events, whatever became of them, newest first."""
+    """Return the numbers of a room's newest events, whatever became of them, newest first; fetched history is old."""
     query = select(events.c.event_nid).where(events.c.room_nid == room_nid)
-    return [row[0] for row in tx.all(query.order_by(events.c.event_nid.desc()).limit(limit))]
+    place = func.coalesce(events.c.position, events.c.event_nid)
+    return [row[0] for row in tx.all(query.order_by(place.desc(), events.c.event_nid.desc()).limit(limit))]
+
+
+def count_events(tx: Transaction, room_nid: int) -> int:
+    """Return how many events of a room are stored, outliers and refused ones among them."""
+    return int(tx.scalar(select(func.count()).select_from(events).where(events.c.room_nid == room_nid)))
 
 
 def find_event_nids(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> dict[str, int]:

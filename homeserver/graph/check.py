@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-import storage.auth_index
-import storage.state_groups
 from homeserver.model.event import Event, StateKey
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from storage.events import Flag
@@ -35,16 +33,6 @@ from .stored_events import Known, StoredEvents
 from .verdicts import needed_by, why_not_by_citation, why_not_by_state
 
 PORTION: Final = 500
-
-
-def count_refs(tx: Transaction, room_nid: int) -> list[str]:
-    check = getattr(storage.state_groups, "count_refs", None)
-    return [] if check is None else list(check(tx, room_nid))
-
-
-def check_auth_index(tx: Transaction, room_nid: int) -> list[str]:
-    check = getattr(storage.auth_index, "check", None)
-    return [] if check is None else list(check(tx, room_nid))
 
 
 def check_room(tx: Transaction, room: RoomRow, keys: Keys, report: Report) -> None:
@@ -95,14 +83,6 @@ class _RoomCheck:
         check_room_end(
             self._tx, self._room, self._version, self._events, self._stored, self._end, self._resolver, self._found
         )
-        self._check_indexes()
-
-    def _check_indexes(self) -> None:
-        """Ask the parts that keep counts and indexes of the room whether these fit."""
-        for line in count_refs(self._tx, self._room.room_nid):
-            self._found.differs(None, "references to state groups", "as counted", line)
-        for line in check_auth_index(self._tx, self._room.room_nid):
-            self._found.differs(None, "auth index", "that of the auth events", line)
 
     def _find_create(self) -> Known | None:
         """Return the create event that the room ID names, where it does."""

@@ -59,7 +59,19 @@ class Report:
     @property
     def is_sound(self) -> bool:
         """Whether nothing differs."""
-        return not self.differences
+        return not self.differences and not self.further
+
+    def add(self, other: Report) -> None:
+        """Take in the counts of another report; of its differences only how many there are."""
+        self.further += len(other.differences) + other.further
+        self.rooms += other.rooms
+        self.events += other.events
+        self.signatures += other.signatures
+        self.unknown_keys += other.unknown_keys
+        self.unknown_hashes += other.unknown_hashes
+        self.resolutions += other.resolutions
+        self.taken_states += other.taken_states
+        self.unknown_auth += other.unknown_auth
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each difference."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from homeserver.graph.check import check_room
 from homeserver.graph.event_checks import KnownKey
+from homeserver.graph.indexes import check_indexes
 from homeserver.graph.report import Report
 from storage.inspection import find_room
 from storage.transaction import Transaction
@@ -28,6 +29,7 @@ async def check_stored(server: RoomServer, room_id: str) -> Report:
         room = find_room(tx, room_id)
         assert room is not None, f"{room_id} is not stored"
         check_room(tx, room, keys, report)
+        check_indexes(tx, room, report)
 
     await server.store.database.read(check)
     return report

@@ -1,0 +1,99 @@
+"""Reading a stored room into the value that is drawn.
+
+What cannot be read is drawn with what its columns say: whoever looks at a damaged room wants to see where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+import orjson
+
+from homeserver.model.event import Event
+from homeserver.model.event_format import event_from_wire
+from homeserver.model.graph_drawing import DrawnEvent, DrawnGraph, Mark
+from homeserver.model.ids import EventID, RoomID
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
+from storage.events import Flag
+from storage.inspection import EventRow, RoomRow, count_events, newest_nids, read_events, read_tip
+from storage.transaction import Transaction
+
+_FLAG_MARKS: Final = {
+    Flag.REJECTED: Mark.REJECTED,
+    Flag.SOFT_FAILED: Mark.SOFT_FAILED,
+    Flag.OUTLIER: Mark.OUTLIER,
+}
+
+
+def read_graph(tx: Transaction, room: RoomRow, limit: int) -> DrawnGraph:
+    """Return the newest `limit` events of a room, outliers and refused ones among them."""
+    rows = read_events(tx, room.room_nid, newest_nids(tx, room.room_nid, limit))
+    version = KNOWN_ROOM_VERSIONS.get(room.version)
+    extremities = _extremities(tx, room)
+    drawn = {nid: _drawn(row, version, room.room_id, nid in extremities) for nid, row in rows.items()}
+    events = [drawn[nid] for nid in _in_order(rows, drawn)]
+    return DrawnGraph(room.room_id, room.version, events, count_events(tx, room.room_nid) - len(events))
+
+
+def _drawn(row: EventRow, version: RoomVersion | None, room_id: str, is_extremity: bool) -> DrawnEvent:
+    event = _parse(row, version, room_id)
+    marks = {mark for flag, mark in _FLAG_MARKS.items() if row.flags & flag}
+    if row.redacted_by is not None:
+        marks.add(Mark.REDACTED)
+    if is_extremity:
+        marks.add(Mark.EXTREMITY)
+    if event is None:
+        marks.add(Mark.UNREADABLE)
+    return DrawnEvent(
+        event_id=row.event_id,
+        type=row.type,
+        state_key=None if row.key is None else row.key[1],
+        sender=row.sender or "",
+        position=row.position,
+        prev_event_ids=() if event is None else event.prev_event_ids,
+        auth_event_ids=() if event is None else event.auth_event_ids,
+        marks=frozenset(marks),
+        state_group=row.state_group,
+        room_group=row.tip_group,
+    )
+
+
+def _parse(row: EventRow, version: RoomVersion | None, room_id: str) -> Event | None:
+    if version is None:
+        return None
+    try:
+        return event_from_wire(version, orjson.loads(row.json), EventID(row.event_id), RoomID(room_id))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def _extremities(tx: Transaction, room: RoomRow) -> frozenset[int]:
+    tip = read_tip(tx, room.room_nid)
+    if tip is None:
+        return frozenset()
+    try:
+        claimed = orjson.loads(tip.extremities)
+    except ValueError:
+        return frozenset()
+    return frozenset(nid for nid in claimed if isinstance(nid, int)) if isinstance(claimed, list) else frozenset()
+
+
+def _in_order(rows: Mapping[int, EventRow], drawn: Mapping[int, DrawnEvent]) -> Iterable[int]:
+    """Yield the events, each after those that it builds on; between others the order of coming decides."""
+    nids = {event.event_id: nid for nid, event in drawn.items()}
+    waiting = {nid: len({*event.prev_event_ids} & nids.keys()) for nid, event in drawn.items()}
+    nexts: dict[int, list[int]] = {}
+    for nid, event in drawn.items():
+        for prev in {*event.prev_event_ids} & nids.keys():
+            nexts.setdefault(nids[prev], []).append(nid)
+    ready = [(rows[nid].position or nid, nid) for nid, count in waiting.items() if not count]
+    heapify(ready)
+    while ready:
+        _, nid = heappop(ready)
+        yield nid
+        for later in nexts.get(nid, ()):
+            waiting[later] -= 1
+            if not waiting[later]:
+                heappush(ready, (rows[later].position or later, later))
