@@ -63,10 +63,13 @@ def parse_exactly(raw: bytes) -> JsonValue:
     """
     try:
         value = orjson.loads(raw)
-        # An integer over 64 bits has become a float; only then the slower parser is asked.
-        return json.loads(raw) if _has_float(value) else value
-    except (ValueError, RecursionError) as fault:
-        raise BadJson("not JSON") from fault
+    except ValueError as fault:
+        # So it says also of integers over the greatest double.
+        if "infinity" not in str(fault):
+            raise BadJson("not JSON") from fault
+        return _parse_slowly(raw)
+    # An integer over 64 bits has become a float; only then the slower parser is asked.
+    return _parse_slowly(raw) if _has_float(value) else value
 
 
 def dump_exactly(value: JsonValue) -> bytes:
@@ -132,6 +135,16 @@ def check_strict(value: JsonValue) -> None:
             raise BadJson("integers must be plain")
         else:
             raise BadJson("the JSON has a number that is not an integer")
+
+
+def _parse_slowly(raw: bytes) -> JsonValue:
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        # Refuses what only this parser takes: infinities, NaN and half characters.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError) as fault:
+        raise BadJson("not JSON") from fault
+    return value
 
 
 def _has_float(value: JsonValue) -> bool:
