@@ -195,10 +195,13 @@ def state_of(chain: Chain) -> StateNids[int, int]:
     return _with_change(HashTrieMap(), _merged(chain))
 
 
-def states_of(chains: Mapping[int, Chain]) -> dict[int, tuple[StateNids[int, int], int]]:
+def states_of(
+    chains: Mapping[int, Chain], known: Mapping[int, StateNids[int, int]] | None = None
+) -> dict[int, tuple[StateNids[int, int], int]]:
     """Return for each group its state, and how many entries of that it shares with none before it in the result.
 
-    Where chains part, the state of the last common node is made once and the others are derived from it.
+    Where chains part, the state of the last common node is made once and the others are derived from it. `known` are
+    states that are there already, of these groups or of others that may be in their chains.
     """
     after: dict[int, set[int]] = {}
     for chain in chains.values():
@@ -206,7 +209,7 @@ def states_of(chains: Mapping[int, Chain]) -> dict[int, tuple[StateNids[int, int
             after.setdefault(node.state_group, set()).add(next_node.state_group)
     made_at = {chain[-1].state_group for chain in chains.values() if chain}
     made_at.update(group for group, followers in after.items() if len(followers) > 1)
-    made: dict[int, StateNids[int, int]] = {}
+    made: dict[int, StateNids[int, int]] = dict(known or {})
     result: dict[int, tuple[StateNids[int, int], int]] = {}
     for group, chain in chains.items():
         start = len(chain)
