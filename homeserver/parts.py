@@ -39,6 +39,7 @@ from api.client.sync import Sync as SyncApi
 from api.client.tags import TagsApi
 from api.client.threads import Threads as ThreadsApi
 from api.client.typing import TypingApi
+from api.client.upgrade import UpgradeApi
 from api.client.user_directory import UserDirectoryAPI
 from api.client.versions import Versions
 from api.client.wellknown import WellKnown, client_discovery, support_contact
@@ -77,8 +78,10 @@ from homeserver.rooms.membership import Membership
 from homeserver.rooms.publishing import Publishing
 from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.relations import RelationReads
+from homeserver.rooms.successors import Successors
 from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.transactions import TransactionIDs
+from homeserver.rooms.upgrade import Upgrades
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from homeserver.runtime.outgoing import Outgoing
@@ -97,6 +100,7 @@ from homeserver.users.profiles import Profiles
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration
+from homeserver.users.room_settings import RoomSettings
 from homeserver.users.sessions import Requester, Sessions
 from homeserver.users.typing import Typing
 from homeserver.web.ratelimit import RateLimits
@@ -179,6 +183,7 @@ class Rooms:
 
     directory: Directory
     creation: RoomCreation
+    upgrades: Upgrades
     transactions: TransactionIDs
     publishing: Publishing
     history: History
@@ -460,6 +465,8 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     history = History(store, access, data.bundles, clock, ignored_users)
     state = StateReads(store, feed, access, clock)
     Guests(store, door, feed, base.tasks)
+    carry_over = RoomSettings(store.interner, data.account_data, data.push_rules).carry_over
+    Successors(door, feed, base.tasks, carry_over=carry_over)
     return Rooms(
         directory=directory,
         creation=RoomCreation(
@@ -470,6 +477,14 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
             may_invite=users.membership.check_invitee,
             opaque_id=_opaque_id,
             encryption_for=_encryption_for(base.config.rooms.encrypt_by_default),
+        ),
+        upgrades=Upgrades(
+            store,
+            door,
+            directory,
+            profile_of=users.profile_of,
+            opaque_id=_opaque_id,
+            carry_over=carry_over,
         ),
         transactions=TransactionIDs(store, clock),
         publishing=Publishing(door, directory, server_name=base.server_name, config=base.config.rooms),
@@ -517,7 +532,7 @@ def _routes(
         WellKnown(client=discovery, support=support_contact(config.server)),
         Capabilities(
             default_room_version=config.rooms.default_version,
-            room_versions=dict.fromkeys(ROOM_VERSIONS, True),
+            room_versions={version.identifier: version.is_stable for version in ROOM_VERSIONS.values()},
             has_passwords=has_passwords,
             profiles=config.profiles,
         ),
@@ -548,6 +563,7 @@ def _routes(
             base.rates,
             check_namespace=appservices.check_alias,
         ),
+        UpgradeApi(rooms.upgrades),
         Send(
             base.door,
             users.membership,
