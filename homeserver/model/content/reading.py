@@ -5,7 +5,9 @@ Spec: appendices, "Canonical JSON" (what an integer is).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Final
 
 from homeserver.errors import BadIdentifier
@@ -15,8 +17,9 @@ from ..ids import UserID
 
 EMPTY: Final[Mapping[str, Any]] = {}
 
-# Longer texts are not integers that anybody meant; `int()` of a long text costs quadratic time.
-_MAX_INTEGER_TEXT: Final = 64
+_MAX_DOUBLE: Final = int(sys.float_info.max)
+# More are out of range in any case; `int()` of a long text costs quadratic time.
+_MAX_DIGITS: Final = len(str(_MAX_DOUBLE))
 
 
 def text(content: Mapping[str, Any], key: str) -> str | None:
@@ -45,20 +48,27 @@ def strict_integer(value: object) -> int | None:
 def lenient_integer(value: object) -> int | None:
     """Return the integer that a power level of room versions 1 to 9 stands for, else None.
 
-    Spec: rooms/v1, "`m.room.power_levels` events accept values as strings" and "... as floats".
+    Spec: rooms/v1, "`m.room.power_levels` events accept values as strings" and "... as floats": nothing "outside the
+    range represented by IEEE 754 binary64".
     """
     if type(value) is int:
-        return value
-    if isinstance(value, str):
+        level = value
+    elif isinstance(value, str):
         stripped = value.strip()
         digits = stripped[1:] if stripped[:1] in ("+", "-") else stripped
-        if len(stripped) > _MAX_INTEGER_TEXT or not (digits.isascii() and digits.isdigit()):
+        if not (digits.isascii() and digits.isdigit()):
             return None
-        return int(stripped)
-    if isinstance(value, float):
-        # NaN is unequal to itself; an infinity is not truncated to anything.
-        return int(value) if value == value and abs(value) != float("inf") else None
-    return None
+        digits = digits.lstrip("0")
+        if len(digits) > _MAX_DIGITS:
+            return None
+        level = int(digits or "0")
+        if stripped[0] == "-":
+            level = -level
+    elif isinstance(value, float) and isfinite(value):
+        return int(value)
+    else:
+        return None
+    return level if -_MAX_DOUBLE <= level <= _MAX_DOUBLE else None
 
 
 def is_user_id(value: object) -> bool:

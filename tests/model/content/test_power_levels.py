@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from homeserver.model.content.create import creators
 from homeserver.model.content.power_levels import INFINITE_POWER, LEVEL_KEYS, PowerLevels
 from homeserver.model.content.reading import lenient_integer
-from homeserver.model.room_versions import V10, V11, V12, RoomVersion
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, V10, V11, V12, RoomVersion
 
 from ..rooms_in_memory import ALICE, BOB, CAROL, VERSIONS, StateRoom
 
@@ -107,6 +107,24 @@ def test_values_of_a_wrong_type_are_as_if_absent(value: Any) -> None:
         (" ", None),
         ("٣", None),
         ("9" * 5000, None),
+        ("0" * 5000 + "7", 7),
+        ("-" + "0" * 100 + "7", -7),
+        ("0", 0),
+        ("-0", 0),
+        ("\t\n 5 \r\n", 5),
+        ("+ 5", None),
+        ("5.0", None),
+        ("1e2", None),
+        (10**308, 10**308),
+        (10**309, None),
+        (-(10**309), None),
+        ("1" + "0" * 308, 10**308),
+        ("1" + "0" * 309, None),
+        ("2" + "0" * 308, None),
+        (5.114698e4, 51146),
+        (-0.0, 0),
+        (float("-inf"), None),
+        ([100], None),
         (50.57, 50),
         (-50.57, -50),
         (float("nan"), None),
@@ -135,3 +153,60 @@ def test_users_are_read_once_for_an_event() -> None:
 def test_any_content_is_read(content: dict[str, Any]) -> None:
     levels = levels_of(V12, content)
     assert all(isinstance(level, int) for level in (levels.of(BOB), levels.ban, levels.notification("room")))
+
+
+# -- every room version ----------------------------------------------------------------------------------------------
+
+ALL_VERSIONS = pytest.mark.parametrize("version", KNOWN_ROOM_VERSIONS.values(), ids=KNOWN_ROOM_VERSIONS)
+DEFAULTS = {"ban": 50, "kick": 50, "redact": 50, "invite": 0, "users_default": 0}
+
+
+@ALL_VERSIONS
+@pytest.mark.parametrize("content", [None, {}], ids=["no event", "empty event"])
+def test_defaults_of_every_version(version: RoomVersion, content: dict[str, Any] | None) -> None:
+    levels = levels_of(version, content)
+    assert DEFAULTS == {key: getattr(levels, key) for key in DEFAULTS}
+    assert (50, 0) == (levels.needed_for("x", True), levels.needed_for("x", False))
+    assert (50, 50) == (levels.notification("room"), levels.notification("x"))
+    assert 0 == levels.of(BOB)
+    has_creators = version.privileged_creators
+    assert (INFINITE_POWER if has_creators else 100 if content is None else 0) == levels.of(ALICE)
+
+
+@ALL_VERSIONS
+@pytest.mark.parametrize("key", [*LEVEL_KEYS, "users", "events", "notifications"])
+@pytest.mark.parametrize(
+    ("value", "lenient"),
+    [("75", 75), (" -0075 ", -75), (75.9, 75), (-75.9, -75), ("+75", 75), ("x", None), (None, None), (True, None)],
+    ids=repr,
+)
+def test_texts_and_fractions_count_before_version_10_only(
+    version: RoomVersion, key: str, value: Any, lenient: int | None
+) -> None:
+    is_map = key in ("users", "events", "notifications")
+    levels = levels_of(version, {key: {BOB: value} if is_map else value})
+    found = {
+        "users": lambda: levels.of(BOB),
+        "users_default": lambda: levels.of(BOB),
+        "events": lambda: levels.needed_for(BOB, True),
+        "events_default": lambda: levels.needed_for("x", False),
+        "state_default": lambda: levels.needed_for("x", True),
+        "notifications": lambda: levels.notification(BOB),
+    }.get(key, lambda: getattr(levels, key))()
+    default = {**DEFAULTS, "users": 0, "events": 50, "events_default": 0, "state_default": 50, "notifications": 50}[key]
+    read = None if version.integer_power_levels else lenient
+    assert (default if read is None else read) == found
+
+
+@ALL_VERSIONS
+@pytest.mark.parametrize("value", [2**53 - 1, -(2**53) + 1, 0, -1])
+def test_integers_of_53_bits_count_in_every_version(version: RoomVersion, value: int) -> None:
+    levels = levels_of(version, {"ban": value, "users": {BOB: value}})
+    assert (value, value) == (levels.ban, levels.of(BOB))
+
+
+@ALL_VERSIONS
+def test_creator_is_beyond_what_the_event_says_only_with_privileges(version: RoomVersion) -> None:
+    levels = levels_of(version, {"users": {ALICE: 5}, "users_default": 3})
+    assert (INFINITE_POWER if version.privileged_creators else 5) == levels.of(ALICE)
+    assert 3 == levels.of(BOB)

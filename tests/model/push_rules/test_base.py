@@ -78,3 +78,92 @@ def test_a_stored_rule_of_another_shape_is_left_out(entry: Any) -> None:
 @given(st.dictionaries(st.sampled_from([*KINDS, "base_enabled", "base_actions"]), JSON))
 def test_any_stored_json_is_survived(stored: dict[str, Any]) -> None:
     StoredRules.from_json(stored)
+
+
+def matching(key: str, pattern: str) -> dict[str, Any]:
+    return {"kind": "event_match", "key": key, "pattern": pattern}
+
+
+DEFAULT_SOUND = {"set_tweak": "sound", "value": "default"}
+HIGHLIGHT = {"set_tweak": "highlight"}
+ONE_TO_ONE = {"kind": "room_member_count", "is": "2"}
+USER = "@user:a.example"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule_id", "conditions", "actions"),
+    [
+        ("override", ".m.rule.master", [], []),
+        ("override", ".m.rule.suppress_notices", [matching("content.msgtype", "m.notice")], []),
+        (
+            "override",
+            ".m.rule.invite_for_me",
+            [matching("type", "m.room.member"), matching("content.membership", "invite"), matching("state_key", USER)],
+            ["notify", DEFAULT_SOUND],
+        ),
+        ("override", ".m.rule.member_event", [matching("type", "m.room.member")], []),
+        (
+            "override",
+            ".m.rule.is_user_mention",
+            [{"kind": "event_property_contains", "key": "content.m\\.mentions.user_ids", "value": USER}],
+            ["notify", DEFAULT_SOUND, HIGHLIGHT],
+        ),
+        (
+            "override",
+            ".m.rule.is_room_mention",
+            [
+                {"kind": "event_property_is", "key": "content.m\\.mentions.room", "value": True},
+                {"kind": "sender_notification_permission", "key": "room"},
+            ],
+            ["notify", HIGHLIGHT],
+        ),
+        (
+            "override",
+            ".m.rule.tombstone",
+            [matching("type", "m.room.tombstone"), matching("state_key", "")],
+            ["notify", HIGHLIGHT],
+        ),
+        ("override", ".m.rule.reaction", [matching("type", "m.reaction")], []),
+        ("override", ".m.rule.room.server_acl", [matching("type", "m.room.server_acl"), matching("state_key", "")], []),
+        (
+            "override",
+            ".m.rule.suppress_edits",
+            [{"kind": "event_property_is", "key": "content.m\\.relates_to.rel_type", "value": "m.replace"}],
+            [],
+        ),
+        (
+            "underride",
+            ".m.rule.call",
+            [matching("type", "m.call.invite")],
+            ["notify", {"set_tweak": "sound", "value": "ring"}],
+        ),
+        (
+            "underride",
+            ".m.rule.encrypted_room_one_to_one",
+            [ONE_TO_ONE, matching("type", "m.room.encrypted")],
+            ["notify", DEFAULT_SOUND],
+        ),
+        (
+            "underride",
+            ".m.rule.room_one_to_one",
+            [ONE_TO_ONE, matching("type", "m.room.message")],
+            ["notify", DEFAULT_SOUND],
+        ),
+        ("underride", ".m.rule.message", [matching("type", "m.room.message")], ["notify"]),
+        ("underride", ".m.rule.encrypted", [matching("type", "m.room.encrypted")], ["notify"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_predefined_rule_is_word_for_word_that_of_the_spec(
+    kind: Any, rule_id: str, conditions: list[Any], actions: list[Any]
+) -> None:
+    """Spec: client-server API, "Default Override Rules", "Default Underride Rules", the JSON under "Definition"."""
+    expected = {
+        "rule_id": rule_id,
+        "default": True,
+        "enabled": rule_id != ".m.rule.master",
+        "conditions": conditions,
+        "actions": actions,
+    }
+    rule = next(rule for rule in BASE_RULES[kind] if rule.rule_id == rule_id)
+    assert expected == rule.to_wire(kind, USER, is_default=True)
