@@ -23,6 +23,7 @@ from storage.tables.identity import user_ids
 from storage.tables.user_state import account_data, receipts
 from storage.transaction import Transaction
 from tests.storage.core import database  # noqa: F401
+from tests.support.rooms import RoomServer, rooms  # noqa: F401
 
 _GROUP_COLUMNS = ("state_group", "room_nid", "parent", "chain_index", "delta")
 # Key 1 is the create event, 2 a topic, 3 and up are the members with user_nid 103 and up.
@@ -322,3 +323,34 @@ async def test_wrong_counts_are_told(database: Database) -> None:  # noqa: F811
         int(sentence.split()[2]) for sentence in told
     ]
     assert "State group 999999 is kept, but nothing refers to it." in told
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_room_whose_history_was_deleted_goes_on(rooms: RoomServer) -> None:  # noqa: F811
+    alice, bob = await rooms.users("alice", "bob")
+    room = await rooms.room(alice, members=[bob])
+    old = []
+    for number in range(20):
+        old.append(await rooms.say(room, bob))
+        old.append(await rooms.relate(room, alice, old[-1], "m.annotation", "x"))
+        old.append(await rooms.send(room, alice, "m.room.topic", {"topic": str(number)}, ""))
+    old.append(await rooms.redact(room, alice, old[0]))
+    kept = old.pop(-2)
+    assert kept.event.type == "m.room.topic"
+    await rooms.say(room, bob)
+    write, read = rooms.store.database.write, rooms.store.database.read
+    gone = await write(lambda tx: delete_events(tx, kept.room_nid, [stored.nid for stored in old]))
+    assert gone
+    assert [] == await read(lambda tx: count_refs(tx, kept.room_nid))
+    for is_cold in (False, True):
+        if is_cold:
+            rooms.forget_memory()
+        last = await rooms.send(room, alice, "m.room.topic", {"topic": "new"}, "")
+        assert last.state_group is not None
+        state = await rooms.store.states.get(last.state_group)
+        assert set(state.values()) == set((await rooms.store.events.get(state.values())).keys())
+        assert [] == await read(lambda tx: count_refs(tx, kept.room_nid))
+    while await write(lambda tx: delete_room(tx, kept.room_nid, 7)):
+        pass
+    left = await read(lambda tx: rows_of(tx, kept.room_nid))
+    assert dict.fromkeys(left, 0) == left
