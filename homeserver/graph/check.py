@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+from homeserver.errors import AuthRuleBroken
 from homeserver.model.event import Event, StateKey
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from storage.events import Flag
@@ -67,6 +68,7 @@ class _RoomCheck:
         self._after: dict[int, State] = {}
         self._waiting: dict[int, int] = {}
         self._create = self._find_create()
+        self._first_create: str | None = None
 
     def run(self) -> None:
         for event, prev in self._order.astray:
@@ -101,10 +103,10 @@ class _RoomCheck:
         self._stored.prefetch(groups)
         read: dict[int, Known] = {}
         for nid, row in rows.items():
-            wire = read_event(self._version, row, self._found)
-            if wire is not None:
-                check_event(self._version, self._room.room_id, row, wire, self._keys, self._found, self._report)
-                read[nid] = self._events.take(row, wire)
+            received = read_event(self._version, row, self._found)
+            if received is not None:
+                check_event(received, self._room.room_id, row, self._keys, self._found, self._report)
+                read[nid] = self._events.take(row, received.wire)
         self._report.events += len(rows)
         cited = {event_id for known in read.values() for event_id in known.event.auth_event_ids}
         cited.update(event_id for known in read.values() for event_id in known.event.prev_event_ids)
@@ -138,8 +140,13 @@ class _RoomCheck:
         cited_nids = [numbers.get(event_id) for event_id in event.auth_event_ids]
         cited_by_nid = self._events.get([nid for nid in cited_nids if nid is not None])
         cited = [cited_by_nid[nid] for nid in cited_nids if nid is not None and nid in cited_by_nid]
+        is_rejected = bool(row.flags & Flag.REJECTED)
         if len(cited) < len(cited_nids):
+            # Without them it could only be rejected.
             self._report.unknown_auth += 1
+            if not is_rejected:
+                missing = len(cited_nids) - len(cited)
+                self._found.differs(row.event_id, "auth events", "all stored", f"{missing} missing or unreadable")
             return
         by = "what it cites"
         broken = why_not_by_citation(self._version, event, cited, self._create)
@@ -149,7 +156,10 @@ class _RoomCheck:
             if state != {(each.event.type, each.event.state_key or ""): each.event for each in cited}:
                 by = "the state before it"
                 broken = why_not_by_state(self._version, event, state, self._create)
-        is_rejected = bool(row.flags & Flag.REJECTED)
+        if event.type == "m.room.create" and broken is None:
+            self._first_create = self._first_create or event.event_id
+            if self._first_create != event.event_id:
+                broken = AuthRuleBroken("1", "the room has a create event")
         if is_rejected != (broken is not None):
             expected = "accepted" if broken is None else f"rejected by {by} (rule {broken.rule}: {broken.message})"
             self._found.differs(row.event_id, "verdict", expected, "rejected" if is_rejected else "accepted")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import storage.auth_index
-import storage.state_groups
+from storage.deletion import count_refs
 from storage.inspection import RoomRow
 from storage.transaction import Transaction
 
@@ -13,8 +13,7 @@ from .report import Report, RoomFindings
 def check_indexes(tx: Transaction, room: RoomRow, report: Report) -> None:
     """Check the counts of references to the room's state groups, and the index of its auth chains."""
     found = RoomFindings(report, room.room_id)
-    count_refs = getattr(storage.state_groups, "count_refs", None)
-    for line in count_refs(tx, room.room_nid) if count_refs else ():
+    for line in count_refs(tx, room.room_nid):
         found.differs(None, "references to state groups", "as counted", line)
     check_auth_index = getattr(storage.auth_index, "check", None)
     for line in check_auth_index(tx, room.room_nid) if check_auth_index else ():
