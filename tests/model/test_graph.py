@@ -111,12 +111,12 @@ def test_a_random_room_is_in_topological_order() -> None:
     assert 150 == len(seen)
 
 
-def test_a_hundred_thousand_events_in_a_row_are_no_recursion() -> None:
-    ids = [EventID(f"{number:06}") for number in range(100_000)]
+def test_many_events_in_a_row_are_no_recursion() -> None:
+    ids = [EventID(f"{number:05}") for number in range(20_000)]
     parents = dict(zip(ids, [(), *((parent,) for parent in ids)], strict=False))
     assert ids == sort_topologically(parents)
-    assert 100_000 == depths(parents)[ids[-1]]
-    assert 99_999 == len(ancestors(ids[-1:], lambda event_id: parents[event_id]))
+    assert 20_000 == depths(parents)[ids[-1]]
+    assert 19_999 == len(ancestors(ids[-1:], lambda event_id: parents[event_id]))
 
 
 # -- ends and gaps -----------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_a_hundred_thousand_events_in_a_row_are_no_recursion() -> None:
     ids=["empty", "one", "two", "rejected", "two-rejected", "all-but-the-first", "circle"],
 )
 def test_forward_extremities(edges: dict[str, str], not_counted: str, expected: str) -> None:
-    assert frozenset(expected) == forward_extremities(graph(edges), not_counted)
+    assert frozenset(expected) == forward_extremities(graph(edges), frozenset(map(EventID, not_counted)))
 
 
 def test_forward_extremities_of_a_random_room_are_its_tips() -> None:
@@ -203,7 +203,7 @@ def test_auth_chain_difference_is_the_union_less_the_intersection(
 ) -> None:
     events = {event_id: event(event_id, "".join(its)) for event_id, its in parents.items()}
     chains = [(auth_chain(event_ids, events) | event_ids) & set(events) for event_ids in sets]
-    expected = set().union(*chains) - set.intersection(*chains) if chains else set()
+    expected: set[EventID] = set().union(*chains) - set.intersection(*chains) if chains else set()
     assert expected == auth_chain_difference(sets, events)
 
 
