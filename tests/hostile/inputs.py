@@ -210,6 +210,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "PUT /pushrules/global/{kind}/{ruleId}": {"actions": ["notify"], "conditions": [], "pattern": "x"},
     "PUT /pushrules/global/{kind}/{ruleId}/enabled": {"enabled": True},
     "PUT /pushrules/global/{kind}/{ruleId}/actions": {"actions": []},
+    "POST /rooms/{roomId}/upgrade": {"new_version": "12", "additional_creators": ["@a:b"]},
     "POST /createRoom": {
         "name": "x",
         "topic": "x",

@@ -228,7 +228,9 @@ def test_without_power_levels_the_creator_keeps_the_power_of_one(source: RoomVer
     assert {} == levels(StateRoom(source), "12")["users"]
 
 
-_LEVEL = st.one_of(st.integers(), st.floats(), st.text(max_size=4), st.none(), st.booleans(), st.just([]), st.just({}))
+_NUMBERS = (0, 50, -1, 2**53 - 1, 2**53, -(2**53), 2**80, 1.5, -1e300, float("nan"), float("inf"))
+_OTHERS: tuple[Any, ...] = ("7", " +8 ", "-9", "x", "9" * 70, None, True, [], {}, [{}], {"a": 1})
+_LEVEL = st.sampled_from((*_NUMBERS, *_OTHERS))
 _LEVELS = st.dictionaries(st.sampled_from([ALICE, BOB, CAROL, "m.room.tombstone", "room", "", "@"]), _LEVEL)
 _CONTENT = st.fixed_dictionaries(
     {},
