@@ -92,12 +92,20 @@ def sort_topologically(parents: Parents, rank: Rank = str) -> list[EventID]:
 
 
 def forward_extremities(parents: Parents, not_counted: Container[EventID] = ()) -> frozenset[EventID]:
-    """Return the events without children; those in `not_counted`, rejected or soft-failed, are neither.
+    """Return the events without descendants; those in `not_counted`, rejected or soft-failed, are neither the one nor
+    the other, but an event that cites one of them descends from what that one cites.
 
-    Spec: server-server API, "Soft failure": such events are never extremities, nor do they end the being one of others.
+    Spec: server-server API, "Soft failure" and "Rejection".
     """
-    counted = {event_id: its_parents for event_id, its_parents in parents.items() if event_id not in not_counted}
-    cited = {parent for its_parents in counted.values() for parent in its_parents}
+    counted = [event_id for event_id in parents if event_id not in not_counted]
+    cited: set[EventID] = set()
+    pending = [parent for event_id in counted for parent in parents[event_id]]
+    while pending:
+        event_id = pending.pop()
+        if event_id not in cited:
+            cited.add(event_id)
+            if event_id in not_counted:
+                pending.extend(parents.get(event_id, ()))
     return frozenset(event_id for event_id in counted if event_id not in cited)
 
 

@@ -132,9 +132,15 @@ def test_many_events_in_a_row_are_no_recursion() -> None:
         (DIAMOND, "bd", "c"),
         (DIAMOND, "bcd", "a"),
         ({"a": "a"}, "", ""),
+        ({"a": "", "b": "a", "c": "b"}, "b", "c"),
+        ({"a": "", "b": "a", "c": "b", "d": "c", "e": "a"}, "bc", "de"),
+        ({"a": "c", "b": "a", "c": "b", "d": "c"}, "bc", "d"),
     ],
-    ids=["empty", "one", "two", "rejected", "two-rejected", "all-but-the-first", "circle"],
-)
+    ids=[
+        "empty", "one", "two", "rejected", "two-rejected", "all-but-the-first", "own-parent", "by-way-of-a-rejected",
+        "by-way-of-two", "circle-of-rejected",
+    ],
+)  # fmt: skip
 def test_forward_extremities(edges: dict[str, str], not_counted: str, expected: str) -> None:
     assert frozenset(expected) == forward_extremities(graph(edges), frozenset(map(EventID, not_counted)))
 

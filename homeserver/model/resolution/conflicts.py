@@ -42,6 +42,14 @@ class Conflict:
     auth_difference: frozenset[EventID] = frozenset()
     subgraph: frozenset[EventID] = frozenset()
 
+    @property
+    def full_conflicted_set(self) -> frozenset[EventID]:
+        """All events that are replayed: with their auth events, what to load at once before resolving.
+
+        Spec: rooms/v12, "Definitions", "Full conflicted set".
+        """
+        return self.auth_difference.union(self.subgraph, *self.conflicted.values())
+
 
 def conflict_of(version: RoomVersion, state_sets: Sequence[Mapping[StateKey, EventID]], events: EventView) -> Conflict:
     """Return what is to be resolved between states that are in memory, by the algorithm of the room version."""

@@ -126,12 +126,8 @@ class _Replay:
 
 
 def _full_conflicted_set(conflict: Conflict, events: EventView) -> dict[EventID, Event]:
-    """Return the events of the full conflicted set that are known and are state.
-
-    Spec: rooms/v12, "Definitions", "Full conflicted set".
-    """
-    event_ids = conflict.auth_difference.union(conflict.subgraph, *conflict.conflicted.values())
-    full = {event_id: events.get(event_id) for event_id in event_ids}
+    """Return the events of the full conflicted set that are known and are state."""
+    full = {event_id: events.get(event_id) for event_id in conflict.full_conflicted_set}
     return {event_id: event for event_id, event in full.items() if event is not None and event.is_state}
 
 
