@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-from .base64 import encode_base64, encode_url_safe_base64
+from .base64 import decode_base64, encode_base64, encode_url_safe_base64
 from .canonical_json import encode_canonical, encode_lax
 from .event import Event
 from .ids import EventID
@@ -47,7 +47,17 @@ def has_valid_content_hash(wire: Mapping[str, Any], version: RoomVersion | None 
     """Tell whether the content hash that stands in the event is that of the event; the version makes it faster."""
     hashes = wire.get("hashes")
     claimed = hashes.get("sha256") if isinstance(hashes, Mapping) else None
-    return isinstance(claimed, str) and claimed.rstrip("=") == content_hash(wire, version)
+    if not isinstance(claimed, str):
+        return False
+    expected = content_hash(wire, version)
+    if claimed == expected:
+        return True
+    # Spec: "The content hash in the `hashes` property is base64-decoded, and the two are compared": one hash can be
+    # written in several ways.
+    try:
+        return decode_base64(claimed) == decode_base64(expected)
+    except ValueError:
+        return False
 
 
 def encode_essential(version: RoomVersion, wire: Mapping[str, Any]) -> bytes:

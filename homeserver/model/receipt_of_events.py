@@ -3,6 +3,7 @@
 In two steps, because between them keys may have to be fetched:
 
     received = read_received(version, wire)          # format; tells `signatures_needed`
+    ... = servers_to_ask(received, keys)             # whose keys are to be fetched
     checked = check_received(received, keys)         # signatures and hash; gives a `CheckedEvent`
 
 What fails the first or the second check is dropped (`Dropped` is raised, and nothing else); what fails the third is
@@ -107,6 +108,21 @@ def signatures_needed(version: RoomVersion, wire: Mapping[str, Any]) -> Mapping[
     return MappingProxyType(needed)
 
 
+def servers_to_ask(received: Received, keys: Mapping[str, ServerKeys]) -> frozenset[str]:
+    """Return the servers whose keys must be fetched, perhaps again, before `check_received` has a chance.
+
+    Those that have signed, but with no key that is known and was valid at the event's `origin_server_ts`, which is what
+    to say as `minimum_valid_until_ts` to a notary.  A server that has not signed is not worth asking.
+
+    Spec: rooms/v5, "Signing key validity period"; `POST /_matrix/key/v2/query`.
+    """
+    return frozenset(
+        server_name
+        for server_name, key_ids in received.signatures_needed.items()
+        if key_ids and not _usable(received, key_ids, keys.get(server_name))
+    )
+
+
 def check_received(received: Received, keys: Mapping[str, ServerKeys]) -> CheckedEvent:
     """Return the event, redacted if its content hash does not fit; raise `Dropped` if a signature is missing or wrong.
 
@@ -152,17 +168,20 @@ def _is_third_party_invite(wire: Mapping[str, Any]) -> bool:
 
 def _check_signatures(received: Received, server_name: str, key_ids: frozenset[str], known: ServerKeys) -> None:
     """Return if a known, unexpired key has signed, and no such key has a signature that is wrong."""
-    version, wire = received.version, received.wire
-    find = known.key if version.enforces_key_validity else known.unexpired_key
-    usable: dict[str, VerifyKey] = {}
-    for key_id in key_ids:
-        key = find(key_id, wire["origin_server_ts"])
-        if key is not None:
-            usable[key_id] = key
+    usable = _usable(received, key_ids, known)
     if not usable:
         raise Dropped("there is no signature by a known key of a server that must have signed")
     for key_id, key in usable.items():
         try:
-            key.check(received.essential, signature_in(wire, server_name, key_id))
+            key.check(received.essential, signature_in(received.wire, server_name, key_id))
         except BadSignature as fault:
             raise Dropped("a signature of a server that must have signed is wrong") from fault
+
+
+def _usable(received: Received, key_ids: frozenset[str], known: ServerKeys | None) -> dict[str, VerifyKey]:
+    """Return those of the keys that are known and count for this event, by ID."""
+    if known is None:
+        return {}
+    find = known.key if received.version.enforces_key_validity else known.unexpired_key
+    found = ((key_id, find(key_id, received.wire["origin_server_ts"])) for key_id in key_ids)
+    return {key_id: key for key_id, key in found if key is not None}

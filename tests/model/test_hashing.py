@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from homeserver.model.hashing import (
     content_hash,
@@ -12,7 +14,14 @@ from homeserver.model.hashing import (
     reference_hash,
     with_content_hash,
 )
+from homeserver.model.redaction import redact
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, V1, V3, V4, V10, V11, RoomVersion
+from homeserver.model.signing import generate_signing_key, sign_event, verify_signed_event
+
+from .test_canonical_json import STRICT_VALUES
+from .test_event_json import LAX_VALUES
+
+KEY = generate_signing_key(b"k" * 32, "1")
 
 # Spec: appendices, "Event Signing".
 MINIMAL: dict[str, Any] = {
@@ -66,6 +75,16 @@ def test_an_event_with_another_content_hash_is_found_out(hashes: Any) -> None:
     assert not has_valid_content_hash({**MINIMAL, "hashes": hashes})
 
 
+def test_one_content_hash_may_be_written_in_several_ways() -> None:
+    hashed = with_content_hash(MINIMAL)
+    text = hashed["hashes"]["sha256"]
+    assert "5jM4wQpv6lnBo7CLIghJuHdW+s2CMBJPUOGOC89ncos" == text
+    for same in (text + "=", text[:-1] + "t"):
+        assert has_valid_content_hash({**hashed, "hashes": {"sha256": same}})
+    for other in (text + "==", text[:-1] + "A", text.replace("+", "-"), text + " ", "é" * 43):
+        assert not has_valid_content_hash({**hashed, "hashes": {"sha256": other}})
+
+
 def test_the_content_hash_covers_everything_that_is_not_unsigned() -> None:
     hashed = with_content_hash(REDACTABLE)
     assert has_valid_content_hash({**hashed, "unsigned": {}, "signatures": {"x": {"y": "z"}}})
@@ -103,3 +122,32 @@ def test_the_id_outlives_redaction_and_does_not_hang_on_what_nobody_signed(versi
     event_id = event_id_of(version, wire)
     assert event_id == event_id_of(version, {**wire, "content": {}, "unsigned": {"x": 1}, "signatures": {"a": {}}})
     assert event_id != event_id_of(version, {**wire, "hashes": {"sha256": "other"}})
+
+
+@given(st.sampled_from(list(KNOWN_ROOM_VERSIONS.values())), st.data())
+def test_redaction_keeps_id_reference_hash_and_signature(version: RoomVersion, data: Any) -> None:
+    values = STRICT_VALUES if version.strict_canonical_json else LAX_VALUES
+    event_type = data.draw(
+        st.sampled_from(["m.room.create", "m.room.member", "m.room.power_levels", "m.room.aliases", "m.room.redaction"])
+    )
+    names = [
+        "creator",
+        "membership",
+        "third_party_invite",
+        "users",
+        "invite",
+        "aliases",
+        "redacts",
+        "x",
+        "m.relates_to",
+    ]
+    content = data.draw(st.dictionaries(st.sampled_from(names), values, max_size=5))
+    more = data.draw(st.dictionaries(st.sampled_from(["origin", "membership", "prev_state", "redacts", "y"]), values))
+    wire = with_content_hash({**MINIMAL, "event_id": "$e:domain", "type": event_type, "content": content, **more})
+    signed = sign_event(version, wire, "domain", KEY)
+    redacted = redact(version, signed)
+    assert redacted == redact(version, redacted)
+    assert event_id_of(version, signed) == event_id_of(version, redacted)
+    assert reference_hash(version, signed) == reference_hash(version, redacted)
+    verify_signed_event(version, redacted, "domain", KEY.key_id, KEY.verify_key)
+    assert has_valid_content_hash(signed, version)

@@ -18,6 +18,8 @@ from homeserver.model.event import Event
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.room_versions import (
     KNOWN_ROOM_VERSIONS,
+    OWNED_STATE_10,
+    OWNED_STATE_11,
     V1,
     V2,
     V3,
@@ -275,6 +277,39 @@ def test_state_keys_of_users(version: RoomVersion, state_key: str, rule: str | N
     room.set_member(BOB, "join")
     room.set_power(state_default=0)
     assert expected_rule(version, rule) == broken_rule(room, room.event("org.example.own", BOB, {}, state_key))
+
+
+@pytest.mark.parametrize("version", [OWNED_STATE_10, OWNED_STATE_11], ids=lambda version: version.identifier)
+@pytest.mark.parametrize(
+    ("sender", "state_key", "is_allowed"),
+    [
+        (BOB, BOB, True),
+        (BOB, f"{BOB}_suffix", True),
+        (BOB, f"{BOB}_", True),
+        (BOB, f"{BOB}__a:b_c", True),
+        (BOB, f"{BOB}suffix", False),
+        (BOB, f"{BOB}:suffix", False),
+        (BOB, CAROL, False),
+        (BOB, f"{CAROL}_suffix", False),
+        (BOB, f"{ALICE}_suffix", False),
+        (ALICE, f"{BOB}_suffix", True),
+        (ALICE, BOB, True),
+        (ALICE, "@no_colon", False),
+        (ALICE, "@:", False),
+        (ALICE, "@", False),
+        (BOB, "_", True),
+        (BOB, "", True),
+    ],
+)
+def test_owned_state_is_for_its_owner_and_those_above(
+    version: RoomVersion, sender: UserID, state_key: str, is_allowed: bool
+) -> None:
+    """Spec: MSC3757."""
+    room = StateRoom(version)
+    room.set_member(BOB, "join")
+    room.set_power(state_default=0)
+    rule = broken_rule(room, room.event("org.example.own", sender, {}, state_key))
+    assert (None if is_allowed else expected_rule(version, "9")) == rule
 
 
 def test_creators_of_version_12_may_send_anything() -> None:
