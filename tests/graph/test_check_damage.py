@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
 from homeserver.graph.check import check_room
 from homeserver.graph.report import Report
