@@ -20,7 +20,7 @@ DEPENDS := setup.cfg setup.py pyproject.toml constraints.txt
 JS := tests/clients/js
 export PYTHON
 
-.PHONY: help run test unit check format bench clean constraints
+.PHONY: help run test synapse unit check format bench clean constraints
 help:
 	@sed -n 's/^# //p' Makefile | head -n 5
 
@@ -52,7 +52,11 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@cd $(JS)/node_modules && ln -sf ../$$(echo node-linux-*)/bin/node .bin/node && .bin/node --version >/dev/null
 	@touch $@
 
-test: check $(JS_INSTALLED)
+# The outside judge of tests/oracle, in an environment of its own; made in no time where it is there.
+synapse:
+	@tools/make_synapse_venv.sh .venv-synapse
+
+test: check $(JS_INSTALLED) synapse
 	@tools/need.sh 'command -v mariadbd && command -v mariadb-install-db' mariadb-server-core mariadb-client-core
 	SENNIT_TESTS_NEED_ALL=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
@@ -80,6 +84,6 @@ constraints:
 	@mv $(VENV)-constraints/new constraints.txt && rm -rf $(VENV)-constraints
 
 clean:
-	rm -rf $(VENV) $(VENV)-constraints build dist *.egg-info $(JS)/node_modules
+	rm -rf $(VENV) $(VENV)-constraints .venv-synapse build dist *.egg-info $(JS)/node_modules
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -318,7 +318,9 @@ class _Maker:
         signed = with_content_hash(wire)
         signed.setdefault("signatures", {})
         servers: set[str] = set()
-        if wire["type"] == "m.room.create" or self.random.random() >= self.oddness * 0.1:
+        # Who accepts a third-party invite may do so through another server than the sender's.
+        unsigned = 0.4 if "third_party_invite" in wire["content"] else self.oddness * 0.1
+        if wire["type"] == "m.room.create" or self.random.random() >= unsigned:
             servers.add(server_name_of(wire["sender"]))
         authoriser = wire["content"].get("join_authorised_via_users_server")
         if isinstance(authoriser, str) and self.random.random() < 0.95:
@@ -327,12 +329,22 @@ class _Maker:
             servers.add(server_name_of(wire["event_id"]))
         for server in sorted(servers & KEYS.keys()):
             signed = sign_event(self.version, signed, server, KEYS[server])
+        if wire["type"] != "m.room.create" and self.random.random() < self.oddness * 0.1:
+            self._spoil(signed)
         try:
             check_event_format(self.version, signed)
         except HomeserverError:
             return None
         event = event_from_wire(self.version, signed)
         return None if event.event_id in self.room.numbers else event
+
+    def _spoil(self, signed: dict[str, Any]) -> None:
+        """Make the content hash or a signature wrong."""
+        if self.random.random() < 0.5:
+            signed["content"] = {**signed["content"], "added": "later"}
+        else:
+            for by_key in signed["signatures"].values():
+                by_key.update({key_id: "A" + text[1:] for key_id, text in by_key.items()})
 
     def _keep(self, event: Event, before: State) -> int:
         number = len(self.room.events)

@@ -7,7 +7,7 @@ state resolved from each fork, in every room version that is known here.
 What differs is a fault unless it stands in `known_differences`.  A failure tells the version and the seed of the room:
 `random_room(seed, version, size)` makes it again.
 
-SENNIT_ORACLE_GRAPHS sets the number of rooms in all (3000 if not set), SENNIT_ORACLE_SEED the first seed.  Without an
+SENNIT_ORACLE_GRAPHS sets the number of rooms in all (2400 if not set), SENNIT_ORACLE_SEED the first seed.  Without an
 environment that has Synapse (see `synapse_process`) these tests are skipped; `make test` builds one.
 """
 
@@ -36,7 +36,7 @@ from .questions import (
 from .synapse_process import SynapseSide, synapse_python
 from .wires import random_value, random_wire
 
-GRAPHS = int(os.environ.get("SENNIT_ORACLE_GRAPHS", "3000"))
+GRAPHS = int(os.environ.get("SENNIT_ORACLE_GRAPHS", "2400"))
 FIRST_SEED = int(os.environ.get("SENNIT_ORACLE_SEED", "0"))
 # The tests of `make test` may not be skipped.
 NEED_ALL = bool(os.environ.get("SENNIT_TESTS_NEED_ALL"))
@@ -45,7 +45,7 @@ WIRES = 400
 VALUES = 5000
 MAX_SHOWN = 5
 
-pytestmark = [pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 VERSIONS = pytest.mark.parametrize("version", KNOWN_ROOM_VERSIONS.values(), ids=lambda version: version.identifier)
 
