@@ -52,7 +52,7 @@ def shuffled(entries: Mapping[Any, Any], draw: random.Random) -> dict[Any, Any]:
 rooms = st.tuples(st.integers(0, 2**32), st.sampled_from(ALL), st.integers(3, 60), st.integers(1, 6))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rooms)
 def test_order_of_the_inputs_does_not_matter(room_of: tuple[int, Any, int, int]) -> None:
     seed, version, events, branches = room_of
@@ -75,7 +75,7 @@ def test_the_resolved_state_resolves_to_itself(room_of: tuple[int, Any, int, int
     assert resolved == resolve_states(version, [resolved, dict(resolved)], room.by_id, create=room.create)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rooms)
 def test_changes_are_never_of_what_is_undisputed_and_name_events_of_their_key(
     room_of: tuple[int, Any, int, int],
@@ -91,7 +91,7 @@ def test_changes_are_never_of_what_is_undisputed_and_name_events_of_their_key(
         assert changes[key] in known
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(rooms, st.sampled_from(SECOND), st.booleans())
 def test_the_second_algorithm_is_what_the_text_says(
     room_of: tuple[int, Any, int, int], version: Any, some_are_rejected: bool
