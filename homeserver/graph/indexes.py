@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import storage.auth_index
+from storage import auth_index
 from storage.deletion import count_refs
 from storage.inspection import RoomRow
 from storage.transaction import Transaction
@@ -15,6 +15,5 @@ def check_indexes(tx: Transaction, room: RoomRow, report: Report) -> None:
     found = RoomFindings(report, room.room_id)
     for line in count_refs(tx, room.room_nid):
         found.differs(None, "references to state groups", "as counted", line)
-    check_auth_index = getattr(storage.auth_index, "check", None)
-    for line in check_auth_index(tx, room.room_nid) if check_auth_index else ():
+    for line in auth_index.check(tx, room.room_nid):
         found.differs(None, "auth index", "that of the auth events", line)

@@ -11,6 +11,7 @@ from typing import Final
 
 from homeserver.model.event import Event, StateKey
 from homeserver.model.ids import EventID
+from homeserver.model.resolution.resolve import resolve_states
 from homeserver.model.room_versions import RoomVersion
 from storage.inspection import event_ids, key_names, key_nids
 from storage.transaction import Transaction
@@ -93,8 +94,6 @@ class Resolver:
         return {nid: self._ids[nid] for nid in wanted if nid in self._ids}
 
     def _resolve(self, states: Sequence[State]) -> State | None:
-        from homeserver.model.resolution.resolve import resolve_states
-
         self._report.resolutions += 1
         create = self._create_of(states)
         if create is None:
