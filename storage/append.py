@@ -15,6 +15,8 @@ from sqlalchemy import delete, select, update
 from homeserver.errors import StorageUnavailable
 from homeserver.model.judgement import Judged
 
+from . import auth_index
+from .auth_index import NewAuthEvent
 from .state_groups import NewGroup
 from .tables import rooms as t
 from .transaction import Transaction
@@ -22,12 +24,17 @@ from .transaction import Transaction
 
 @dataclass(frozen=True, slots=True)
 class MembershipRow:
-    """A user's membership in the room of the append; `is_change` unless it was the same before."""
+    """A user's membership in the room after the append; `is_change` unless it was the same before.
+
+    `event_nid` and `sender_nid` are of the member event: the one appended, or another where ends of the graph met.
+    """
 
     user_nid: int
     membership: str
     is_local: bool
     is_change: bool
+    event_nid: int
+    sender_nid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +55,66 @@ class TransactionRow:
     txn_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class TipRow:
+    """The end of the room's graph after an append: its forward extremities, and the state that they make."""
+
+    extremity_nids: tuple[int, ...]
+    depth: int
+    state_group: int
+
+
 @dataclass(slots=True, eq=False)
 class Append:
     """One judged event and all that storing it changes.
 
-    `tip_nids`, `depth` and `state_group` are the room's forward extremities and state after it. `after` is the append
-    of the same room that it builds on, if that may not be stored yet. `then` are appends that are stored together with
-    it or not at all; their `head` is this one, which alone is given to the writer.
+    `position` is None for what nobody is shown: rejected, soft-failed and outlying events. `state_group` is the state
+    after the event (None for an outlier), `tip` the end of the room's graph after it (None where that stays as it was).
+    `is_known`: the event is stored already, as an outlier, and now gets its place.
+
+    `after` is the append of the same room that it builds on, if that may not be stored yet. `then` are appends that are
+    stored together with it or not at all; their `head` is this one, which alone is given to the writer.
     """
 
     judged: Judged
     nid: int
-    position: int
+    position: int | None
     room_nid: int
     sender_nid: int
     key_nid: int | None
     received_ts: int
-    state_group: int
-    new_group: NewGroup | None
+    state_group: int | None
+    new_groups: tuple[NewGroup, ...]
     replaces_nid: int | None
     prev_nids: tuple[int, ...]
-    tip_nids: tuple[int, ...]
+    tip: TipRow | None
     encoded: bytes
+    flags: int = 0
+    redacted_by: int | None = None
+    is_known: bool = False
+    # Of an event that others may cite to be allowed: those that it cites.
+    auth: NewAuthEvent | None = None
     after: Append | None = None
     then: tuple[Append, ...] = ()
     head: Append | None = None
     new_room: tuple[str, str] | None = None
-    membership: MembershipRow | None = None
+    memberships: tuple[MembershipRow, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
     joined_delta: int = 0
     invited_delta: int = 0
     relation: RelationRow | None = None
     redacted_nids: tuple[int, ...] = ()
     redacts_id: str | None = None
+    # A redaction that was stored before this event, which it redacts, and was shown to nobody meanwhile.
+    wakes_nid: int | None = None
     transaction: TransactionRow | None = None
     failed: bool = False
     rank = 1
+
+    @property
+    def tip_group(self) -> int | None:
+        """The room's state after the append where that is not the state after the event."""
+        return None if self.tip is None or self.tip.state_group == self.state_group else self.tip.state_group
 
     @property
     def is_lost(self) -> bool:
@@ -110,8 +141,11 @@ class Append:
 
     @staticmethod
     def is_stored(tx: Transaction, job: Append) -> bool:
-        """Tell whether the event is there: its number is used for nothing else."""
-        return tx.first(select(t.events.c.event_nid).where(t.events.c.event_nid == job.nid)) is not None
+        """Tell whether the event is there: its number is used for nothing else, and an outlier has no state."""
+        query = select(t.events.c.event_nid).where(t.events.c.event_nid == job.nid)
+        if job.is_known:
+            query = query.where(t.events.c.state_group.is_not(None))
+        return tx.first(query) is not None
 
 
 _EVENT_COLUMNS = (
@@ -126,6 +160,7 @@ _EVENT_COLUMNS = (
     "origin_server_ts",
     "received_ts",
     "state_group",
+    "tip_group",
     "replaces_nid",
     "redacted_by",
     "flags",
@@ -136,48 +171,36 @@ _EVENT_COLUMNS = (
 def _write(tx: Transaction, jobs: Sequence[Append]) -> None:
     new_rooms = [(job.room_nid, *job.new_room, False, job.received_ts) for job in jobs if job.new_room]
     tx.insert_many(t.rooms, ("room_nid", "room_id", "version", "is_published", "created_ts"), new_rooms)
-    groups = [job.new_group for job in jobs if job.new_group is not None]
+    groups = [group for job in jobs for group in job.new_groups]
     tx.insert_many(
         t.state_groups, ("state_group", "room_nid", "parent", "chain_index", "delta"), [group.row() for group in groups]
     )
-    tx.insert_many(
-        t.events,
-        _EVENT_COLUMNS,
-        [
-            (
-                job.nid,
-                event.event_id,
-                job.room_nid,
-                job.position,
-                event.depth,
-                event.type,
-                job.key_nid,
-                job.sender_nid,
-                event.origin_server_ts,
-                job.received_ts,
-                job.state_group,
-                job.replaces_nid,
-                None,
-                0,
-                job.encoded,
-            )
-            for job in jobs
-            for event in (job.judged.event,)
-        ],
-    )
-    tx.insert_many(
-        t.event_edges, ("event_nid", "prev_nid"), [(job.nid, prev_nid) for job in jobs for prev_nid in job.prev_nids]
-    )
+    tx.insert_many(t.events, _EVENT_COLUMNS, [_event_row(job) for job in jobs if not job.is_known])
+    for job in jobs:
+        if job.is_known:
+            _place_outlier(tx, job)
+    edges = [(job.nid, prev_nid) for job in jobs for prev_nid in job.prev_nids]
+    tx.insert_many(t.event_edges, ("event_nid", "prev_nid"), edges)
+    auth_index.add(tx, [job.auth for job in jobs if job.auth is not None])
     refs: dict[int, int] = {}
     for job in jobs:
-        refs[job.state_group] = refs.get(job.state_group, 0) + 1
+        for referred in (job.state_group, job.tip_group):
+            if referred is not None:
+                refs[referred] = refs.get(referred, 0) + 1
     for group in groups:
         if group.parent is not None:
             refs[group.parent] = refs.get(group.parent, 0) + 1
     tx.insert_many(t.state_group_refs, ("state_group", "refs"), list(refs.items()), add=("refs",))
     tips = {
-        job.room_nid: (job.room_nid, orjson.dumps(job.tip_nids), job.judged.event.depth, job.state_group, job.position)
+        job.room_nid: (
+            job.room_nid,
+            orjson.dumps(job.tip.extremity_nids),
+            job.tip.depth,
+            job.tip.state_group,
+            job.position,
+        )
         for job in jobs
+        if job.tip is not None
     }
     tx.insert_many(
         t.room_tips,
@@ -195,7 +218,7 @@ def _write(tx: Transaction, jobs: Sequence[Append]) -> None:
         ],
         ignore=True,
     )
-    _write_memberships(tx, [job for job in jobs if job.membership])
+    _write_memberships(tx, [job for job in jobs if job.memberships])
     _write_stats(tx, [job for job in jobs if job.stats or job.joined_delta or job.invited_delta])
     tx.insert_many(
         t.relations,
@@ -216,27 +239,67 @@ def _write(tx: Transaction, jobs: Sequence[Append]) -> None:
         ],
     )
     _write_redactions(tx, [job for job in jobs if job.redacts_id])
+    woken = [job.wakes_nid for job in jobs if job.wakes_nid is not None]
+    if woken:
+        tx.execute(update(t.events).where(t.events.c.event_nid.in_(woken)).values(flags=0))
+
+
+def _event_row(job: Append) -> tuple[Any, ...]:
+    event = job.judged.event
+    return (
+        job.nid,
+        event.event_id,
+        job.room_nid,
+        job.position,
+        event.depth,
+        event.type,
+        job.key_nid,
+        job.sender_nid,
+        event.origin_server_ts,
+        job.received_ts,
+        job.state_group,
+        job.tip_group,
+        job.replaces_nid,
+        job.redacted_by,
+        job.flags,
+        job.encoded,
+    )
+
+
+def _place_outlier(tx: Transaction, job: Append) -> None:
+    """Give an event that was stored as an outlier its place in the graph. Its JSON stays as it is."""
+    tx.execute(
+        update(t.events)
+        .where(t.events.c.event_nid == job.nid)
+        .values(
+            position=job.position,
+            received_ts=job.received_ts,
+            state_group=job.state_group,
+            tip_group=job.tip_group,
+            replaces_nid=job.replaces_nid,
+            redacted_by=job.redacted_by,
+            flags=job.flags,
+        )
+    )
 
 
 def _write_memberships(tx: Transaction, jobs: Sequence[Append]) -> None:
     rows = {}
     changes = []
     for job in jobs:
-        member = job.membership
-        if member is None:
-            continue
-        rows[job.room_nid, member.user_nid] = (
-            job.room_nid,
-            member.user_nid,
-            member.membership,
-            job.nid,
-            job.position,
-            job.sender_nid,
-            member.is_local,
-            False,
-        )
-        if member.is_local and member.is_change:
-            changes.append((member.user_nid, job.position, job.room_nid, job.nid, member.membership))
+        for member in job.memberships:
+            rows[job.room_nid, member.user_nid] = (
+                job.room_nid,
+                member.user_nid,
+                member.membership,
+                member.event_nid,
+                job.position,
+                member.sender_nid,
+                member.is_local,
+                False,
+            )
+            if member.is_local and member.is_change:
+                changes.append((member.user_nid, job.position, job.room_nid, member.event_nid, member.membership))
     tx.insert_many(
         t.memberships,
         (

@@ -61,16 +61,10 @@ def delete_other_queues(tx: Transaction, appservice_ids: Collection[str]) -> Non
 
 def events_after(tx: Transaction, after: int, upto: int, limit: int) -> list[int]:
     """Return up to `limit` events of all rooms that arrived live at after < position <= upto, in that order."""
-    # The number of an event that arrives live is its position.
     query = (
         select(events.c.event_nid)
-        .where(
-            events.c.event_nid > after,
-            events.c.event_nid <= upto,
-            events.c.position == events.c.event_nid,
-            events.c.flags == 0,
-        )
-        .order_by(events.c.event_nid)
+        .where(events.c.position > after, events.c.position <= upto, events.c.flags == 0)
+        .order_by(events.c.position)
         .limit(limit)
     )
     return [row[0] for row in tx.all(query)]

@@ -101,6 +101,7 @@ class EventCache:
             redacted_by=redaction.nid,
             flags=old.flags,
             size=old.size,
+            tip_group=old.tip_group,
             replaced_content=old.replaced_content,
             replaced_id=old.replaced_id,
             replaced_sender=old.replaced_sender,

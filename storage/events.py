@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import select
 
 from homeserver.model.event import Event
 from homeserver.model.event_format import event_from_wire
+from homeserver.model.event_json import load_event
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
 
-from .tables.rooms import events, rooms, transaction_ids
+from .tables.rooms import event_edges, events, redactions, rooms, transaction_ids
 from .transaction import Transaction, chunks
 
 
@@ -30,10 +30,12 @@ class Flag(IntFlag):
     OUTLIER = 1
     REJECTED = 2
     SOFT_FAILED = 4
+    # A redaction that redacts nothing: what it names is not there, or not for its sender to redact.
+    INERT = 8
 
 
 # As a plain number: it is tested for every event that is read.
-HIDDEN: Final = int(Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER)
+HIDDEN: Final = int(Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER | Flag.INERT)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +59,8 @@ class StoredEvent:
     redacted_by: int | None = None
     flags: int = 0
     size: int = 0
+    # The room's state after the event was appended, where other ends of the graph make it another one.
+    tip_group: int | None = None
     replaced_content: Mapping[str, Any] | None = None
     replaced_id: EventID | None = None
     replaced_sender: str | None = None
@@ -77,6 +81,15 @@ class StoredEvent:
     def is_rejected(self) -> bool:
         return bool(self.flags & Flag.REJECTED)
 
+    @property
+    def is_outlier(self) -> bool:
+        return bool(self.flags & Flag.OUTLIER)
+
+    @property
+    def room_group(self) -> int | None:
+        """The room's state after the event was appended; None for what has no place in the room's history."""
+        return self.state_group if self.tip_group is None else self.tip_group
+
 
 _COLUMNS = (
     events.c.event_nid,
@@ -93,6 +106,7 @@ _COLUMNS = (
     events.c.json,
     rooms.c.room_id,
     rooms.c.version,
+    events.c.tip_group,
 )
 _QUERY = select(*_COLUMNS).join(rooms, rooms.c.room_nid == events.c.room_nid)
 
@@ -125,19 +139,34 @@ def set_replaced(stored: StoredEvent, replaced: StoredEvent) -> None:
     stored.replaced_sender = replaced.event.sender
 
 
-def _load_plain(tx: Transaction, nids: Iterable[int]) -> dict[int, StoredEvent]:
+def load_as_sent(tx: Transaction, nids: Iterable[int]) -> dict[int, StoredEvent]:
+    """Return the events of these numbers as they were sent, redacted since or not: what state is resolved from."""
+    return _load_plain(tx, nids, as_sent=True)
+
+
+def load_as_sent_by_id(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> dict[int, StoredEvent]:
+    """Return those of these events that are in this room, as they were sent, by number."""
     result: dict[int, StoredEvent] = {}
-    for part in chunks(nids):
-        for row in tx.all(_QUERY.where(events.c.event_nid.in_(part))):
-            result[row[0]] = _from_row(row)
+    query = _QUERY.where(events.c.room_nid == room_nid)
+    for part in chunks(event_ids):
+        for row in tx.all(query.where(events.c.event_id.in_(part))):
+            result[row[0]] = _from_row(row, as_sent=True)
     return result
 
 
-def _from_row(row: Sequence[Any]) -> StoredEvent:
+def _load_plain(tx: Transaction, nids: Iterable[int], *, as_sent: bool = False) -> dict[int, StoredEvent]:
+    result: dict[int, StoredEvent] = {}
+    for part in chunks(nids):
+        for row in tx.all(_QUERY.where(events.c.event_nid.in_(part))):
+            result[row[0]] = _from_row(row, as_sent=as_sent)
+    return result
+
+
+def _from_row(row: Sequence[Any], *, as_sent: bool = False) -> StoredEvent:
     version = KNOWN_ROOM_VERSIONS[row[13]]
     raw = row[11]
-    wire = orjson.loads(raw)
-    if row[9]:
+    wire = load_event(version, raw)
+    if row[9] and not as_sent:
         wire = redact(version, wire)
     return StoredEvent(
         event=event_from_wire(version, wire, event_id=EventID(row[1]), room_id=RoomID(row[12])),
@@ -152,6 +181,7 @@ def _from_row(row: Sequence[Any]) -> StoredEvent:
         redacted_by=row[9],
         flags=row[10],
         size=len(raw) * 3 + 800,
+        tip_group=row[14],
     )
 
 
@@ -163,6 +193,27 @@ def find_nids(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> dict[
         for event_id, nid in tx.all(query.where(events.c.event_id.in_(part))):
             result[EventID(event_id)] = nid
     return result
+
+
+def load_prev_nids(tx: Transaction, nids: Iterable[int]) -> dict[int, int]:
+    """Return the events that these build on, those that are stored: number -> whether it is hidden (as flags)."""
+    result: dict[int, int] = {}
+    hidden = int(Flag.REJECTED | Flag.SOFT_FAILED)
+    query = select(events.c.event_nid, events.c.flags).join(event_edges, event_edges.c.prev_nid == events.c.event_nid)
+    for part in chunks(nids):
+        for nid, flags in tx.all(query.where(event_edges.c.event_nid.in_(part))):
+            result[nid] = flags & hidden
+    return result
+
+
+def find_redactions(tx: Transaction, room_nid: int, target_id: str) -> list[int]:
+    """Return the redactions in the room that name an event, the earliest first."""
+    query = (
+        select(redactions.c.redaction_nid)
+        .where(redactions.c.target_id == target_id, redactions.c.room_nid == room_nid)
+        .order_by(redactions.c.redaction_nid)
+    )
+    return [row[0] for row in tx.all(query)]
 
 
 def timeline_before(tx: Transaction, room_nid: int, before: int, limit: int, after: int | None = None) -> list[int]:

@@ -245,6 +245,11 @@ def _users_by_nid(tx: Transaction, nids: list[int]) -> list[tuple[int, str]]:
     return [(row[0], row[1]) for part in chunks(nids) for row in tx.all(query.where(user_ids.c.user_nid.in_(part)))]
 
 
+def find_key_nids(tx: Transaction, names: Iterable[StateKey]) -> dict[StateKey, int]:
+    """Return the numbers of those state keys that have one, from within a transaction."""
+    return {name: nid for part in chunks(names) for nid, name in _keys_by_name(tx, part)}
+
+
 def _keys_by_name(tx: Transaction, names: list[StateKey]) -> list[tuple[int, StateKey]]:
     query = select(state_keys.c.key_nid, state_keys.c.type, state_keys.c.state_key)
     if len(names) == 1:

@@ -102,6 +102,10 @@ class Positions:
         self._open.append(position)
         return position
 
+    def skip(self) -> int:
+        """Return the next number as one that no position will have: for what needs a number long before its place."""
+        return self._sequence.next()
+
     def _advance(self) -> None:
         # A publication may allocate and finish further positions: the loop that runs goes on with them, so that each
         # is published after the one before and a row of them is no recursion.

@@ -47,13 +47,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MemberChange:
-    """A user's membership in a room became `membership`; it was `before` (None: never had one)."""
+    """A user's membership in a room became `membership`; it was `before` (None: never had one).
+
+    `nid` and `sender_nid` are of the member event that says so: the one published, or one of another branch of the
+    room's graph that counts now that the branches have met.
+    """
 
     user_id: UserID
     user_nid: int
     membership: str
     before: str | None
     is_local: bool
+    nid: int
+    sender_nid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,9 @@ class Publication:
     stored: StoredEvent
     room_id: RoomID
     joined_members: int
-    member: MemberChange | None = None
+    members: tuple[MemberChange, ...] = ()
+    # Whether the room's name, besides what the event itself says, may be another one.
+    is_renamed: bool = False
     # The events it redacted: their new forms where they are in memory, and all their numbers.
     redacted: tuple[StoredEvent, ...] = ()
     redacted_nids: tuple[int, ...] = ()
@@ -192,16 +200,16 @@ class Feed:
                 self._forget_oldest(oldest)
         if publication.redacted_nids:
             self._redact(room, publication)
-        if publication.member is not None:
-            self._change_member(room, publication.member, stored, position)
-        elif stored.key_nid is not None and stored.event.type in _NAMING:
+        for member in publication.members:
+            self._change_member(room, member, position)
+        if publication.is_renamed or (stored.key_nid is not None and stored.event.type in _NAMING):
             room.summary = None
             room.summary_changed = position
         for user in room.listeners:
             self._touch(user, room.room_id, position)
-        if publication.member is not None and publication.member.membership != "join":
+        for member in publication.members:
             # Told of the change, not of what follows.
-            gone = self._users.get(publication.member.user_id)
+            gone = self._users.get(member.user_id) if member.membership != "join" else None
             if gone is not None:
                 room.listeners.discard(gone)
         for listener in self._listeners:
@@ -214,7 +222,7 @@ class Feed:
             for observer in self._observers:
                 self._clock.call_later(0, observer, observation)
 
-    def distrust(self, room_id: RoomID, position: int, member: MemberChange | None) -> None:
+    def distrust(self, room_id: RoomID, position: int, members: tuple[MemberChange, ...]) -> None:
         """An event's commit failed, and nobody may be sure of that: read the room's events up to it from the database.
 
         So what was stored although the database's answer was lost is shown like everything else.
@@ -225,7 +233,7 @@ class Feed:
             room.floor = max(room.floor, position)
             room.joined_members = room.summary = None
             room.summary_changed = position
-        if member is not None:
+        for member in members:
             user, loading = self._users.get(member.user_id), self._loading.get(member.user_id)
             if user is not None:
                 self._drop_user(user)
@@ -365,7 +373,7 @@ class Feed:
         for _ in range(stale):
             room.floor = room.recent.popleft().position or room.floor
 
-    def _change_member(self, room: RoomFeed, member: MemberChange, stored: StoredEvent, position: int) -> None:
+    def _change_member(self, room: RoomFeed, member: MemberChange, position: int) -> None:
         room.summary = None
         room.summary_changed = position
         user = self._users.get(member.user_id)
@@ -377,12 +385,12 @@ class Feed:
             return
         place = user.rooms.get(room.room_id)
         if place is None or place.membership != member.membership:
-            place = UserRoom(room.room_id, room.room_nid, member.membership, stored.nid, position)
+            place = UserRoom(room.room_id, room.room_nid, member.membership, member.nid, position)
             user.rooms[room.room_id] = place
             user.unread.pop(room.room_id, None)
         else:
-            place.nid = stored.nid
-        place.sender_nid = stored.sender_nid
+            place.nid = member.nid
+        place.sender_nid = member.sender_nid
         place.is_forgotten = False
         if member.membership == "join":
             room.listeners.add(user)

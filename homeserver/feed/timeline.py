@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from homeserver.model.ids import RoomID
 from storage.events import HIDDEN, StoredEvent, timeline_after, timeline_before
@@ -71,12 +71,12 @@ class Timeline:
         return [found[nid] for nid in nids if nid in found]
 
     async def state_group_at(self, room_id: RoomID, room_nid: int, position: int) -> int | None:
-        """Return the state group after the newest event at or before `position`, None before the first event."""
+        """Return the state group of the room as it was at `position`, None before the first event."""
         room = self._feed.find_room(room_id)
         if room is not None and room.recent and position > room.floor:
             for stored in reversed(room.recent):
-                if (stored.position or 0) <= position and stored.state_group is not None:
-                    return stored.state_group
+                if (stored.position or 0) <= position and stored.room_group is not None:
+                    return stored.room_group
         return await self._store.database.read(lambda tx: load_state_group_at(tx, room_nid, position))
 
     async def _before(
@@ -105,9 +105,9 @@ class Timeline:
 
 
 def load_state_group_at(tx: Transaction, room_nid: int, position: int) -> int | None:
-    """Return the state group after the newest event of a room at or before `position`."""
+    """Return the state group of a room after its newest event at or before `position` was appended."""
     group: int | None = tx.scalar(
-        select(events_table.c.state_group)
+        select(func.coalesce(events_table.c.tip_group, events_table.c.state_group))
         .where(events_table.c.room_nid == room_nid, events_table.c.position <= position)
         .order_by(events_table.c.position.desc())
         .limit(1)

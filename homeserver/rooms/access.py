@@ -122,7 +122,7 @@ class RoomAccess:
         if view.is_current:
             tip = await self._door.tip(view.room_id)
             # What is decided and not yet stored is not told to anybody.
-            if tip.last is None or tip.last.position <= self._feed.watermark:
+            if tip.position <= self._feed.watermark:
                 state: Mapping[int, int] = tip.state
                 return state
         return await self.state_at(view, view.upto)

@@ -6,7 +6,7 @@ fails as well, and the room's next append starts from what is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.feed.feed import Feed, Publication
 from homeserver.model.ids import RoomID
-from storage.events import StoredEvent
+from storage.events import Flag, StoredEvent
 from storage.store import Store
 
 from .advance import Prepared
@@ -24,15 +24,17 @@ from .gather import Tips
 class Commit:
     """Hands appends to the writer and publishes them."""
 
-    def __init__(self, store: Store, feed: Feed, tips: Tips) -> None:
+    def __init__(self, store: Store, feed: Feed, tips: Tips, *, on_failure: Callable[[RoomID], None]) -> None:
+        """`on_failure` is told of a room whose append could not be stored."""
         self._store = store
         self._feed = feed
         self._tips = tips
+        self._on_failure = on_failure
 
     def abandon(self, prepared: Sequence[Prepared]) -> None:
         """Give up appends that were not handed over."""
         for step in prepared:
-            self._tips.in_flight.pop(step.stored.nid, None)
+            self._tips.land(step.stored)
             step.position.abandon()
 
     def hand_over(self, room_id: RoomID, prepared: Sequence[Prepared]) -> list[Deferred[StoredEvent]]:
@@ -45,7 +47,7 @@ class Commit:
                 append.head = head
         waiting: list[Deferred[StoredEvent]] = [Deferred() for _ in prepared]
         for step in prepared:
-            self._tips.in_flight[step.stored.nid] = step.stored
+            self._tips.fly(step.stored)
         self._tips.begin(room_id)
         self._tips.keep(prepared[-1].after)
         written: Any = self._store.database.submit(head)
@@ -69,15 +71,21 @@ class Commit:
         try:
             for step in prepared:
                 store.events.add(step.stored)
-                if step.append.new_group is not None:
-                    store.states.add(step.after.state_group, step.after.state, 4)
+                for group, state in step.new_states:
+                    store.states.add(group, state, 4)
+                if step.append.wakes_nid is not None:
+                    _wake(store.events.find(step.append.wakes_nid))
             self._settle(prepared)
         finally:
             for step, answer in zip(prepared, waiting, strict=True):
                 step.position.finish(partial(self._publish, step, answer))
 
     def _publish(self, step: Prepared, answer: Deferred[StoredEvent]) -> None:
-        self._tips.in_flight.pop(step.stored.nid, None)
+        self._tips.land(step.stored)
+        if step.stored.position is None:
+            # Nobody is shown it.
+            answer.callback(step.stored)
+            return
         try:
             redacted = []
             if step.redaction is not None:
@@ -95,7 +103,8 @@ class Commit:
                     stored=step.stored,
                     room_id=step.after.room_id,
                     joined_members=step.after.joined_members,
-                    member=step.member,
+                    members=step.members,
+                    is_renamed=step.is_renamed,
                     redacted=tuple(redacted),
                     redacted_nids=step.redaction.nids if step.redaction is not None else (),
                 )
@@ -106,18 +115,26 @@ class Commit:
     def _failed(self, failure: Any, prepared: Sequence[Prepared], waiting: Sequence[Deferred[StoredEvent]]) -> None:
         # Everything composed on top of this append fails as well; the next one starts from what is stored.
         self._tips.drop(prepared[0].after.room_id)
+        self._on_failure(prepared[0].after.room_id)
         try:
             for step in prepared:
                 # The writer may be about to ask this of the next append already.
                 step.append.failed = True
-                self._tips.in_flight.pop(step.stored.nid, None)
+                self._tips.land(step.stored)
             self._settle(prepared)
         finally:
             for step in prepared:
                 room_id, number = step.after.room_id, step.position.number
-                step.position.finish(partial(self._feed.distrust, room_id, number, step.member))
+                step.position.finish(partial(self._feed.distrust, room_id, number, step.members))
             for answer in waiting:
                 answer.errback(failure)
+
+
+def _wake(redaction: StoredEvent | None) -> None:
+    """Show a redaction that was waiting for what it redacts."""
+    if redaction is not None:
+        redaction.flags &= ~int(Flag.INERT)
+        redaction.head = None
 
 
 async def all_of(waiting: Sequence[Deferred[StoredEvent]]) -> list[StoredEvent]:

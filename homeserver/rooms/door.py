@@ -9,19 +9,20 @@ Spec: server-server API, "PDUs"; client-server API, "Sending events to a room".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from homeserver.errors import AuthRuleBroken, BadState, StorageUnavailable
+from homeserver.errors import AuthRuleBroken, BadJson, BadState, StorageUnavailable
 from homeserver.feed.feed import Feed
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.compose import GraphPlace, compose
 from homeserver.model.event import EventTemplate, StateKey
-from homeserver.model.event_format import check_key_size
+from homeserver.model.event_format import MAX_PREV_EVENTS, check_key_size
 from homeserver.model.hashing import reference_hashes
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.judgement import Judged, judge_local
+from homeserver.model.receipt_of_events import CheckedEvent
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.signing import SigningKey
 from homeserver.runtime.clock import Clock
@@ -35,7 +36,8 @@ from .advance import Advance, Prepared
 from .commit import Commit, all_of
 from .effects import plan_redaction
 from .gather import CREATE_KEY, Tips
-from .tip import RoomTip, StateEvents
+from .receiving import Receiving
+from .tip import Extremity, RoomTip, StateEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class RoomDoor:
         self._gates: list[EventGate] = []
         self._tips = Tips(store)
         self._advance = Advance(store, identity.server_name)
-        self._commit = Commit(store, feed, self._tips)
+        self._receiving = Receiving(store, self._tips, clock, identity.server_name)
+        self._commit = Commit(store, feed, self._tips, on_failure=self._receiving.state_at.forget)
         self._last_create_ms = 0
 
     def add_gate(self, gate: EventGate) -> None:
@@ -133,6 +136,37 @@ class RoomDoor:
         await all_of(waiting)
         return new_id
 
+    async def receive(self, room_id: RoomID, checked: CheckedEvent) -> StoredEvent:
+        """Take in an event that another server made, at its place in the graph; return it as it is on disk.
+
+        Whatever the verdict is: `StoredEvent.flags` tells. An event that is there already is returned as it was stored.
+        Raises MissingEvents where events that it builds on or cites are not there, NotFound for an unknown room.
+        """
+        return await self._take_in(room_id, checked, self._receiving.prepare)
+
+    async def receive_outlier(self, room_id: RoomID, checked: CheckedEvent) -> StoredEvent:
+        """Keep an event whose place in the graph is not known, so that others can cite it; raises as `receive`."""
+        return await self._take_in(room_id, checked, self._receiving.prepare_outlier)
+
+    async def _take_in(
+        self,
+        room_id: RoomID,
+        checked: CheckedEvent,
+        prepare: Callable[[RoomTip, CheckedEvent], Awaitable[Prepared | StoredEvent]],
+    ) -> StoredEvent:
+        if checked.event.room_id != room_id:
+            raise BadJson("the event is of another room")
+        async with self._lanes.enter(room_id):
+            tip = self._tips.find(room_id) or await self._tips.get(room_id)
+            prepared = await prepare(tip, checked)
+            if isinstance(prepared, StoredEvent):
+                # It may be on its way to the disk only.
+                await self._tips.drained(room_id)
+                return prepared
+            waiting = self._commit.hand_over(room_id, [prepared])
+            self._receiving.keep(prepared)
+        return (await all_of(waiting))[0]
+
     # -- reading what the door knows ---------------------------------------------------------------------------------
 
     async def tip(self, room_id: RoomID) -> RoomTip:
@@ -202,7 +236,7 @@ class RoomDoor:
             # Spec: rooms/v12, "Authorization rules", 1: a create event has no prev_events, so this would not be one.
             raise AuthRuleBroken("1", "a room has one create event, which is its first")
         for step in earlier:
-            self._tips.in_flight[step.stored.nid] = step.stored
+            self._tips.fly(step.stored)
         interner = self._store.interner
         keys = needed_state(
             tip.version,
@@ -211,14 +245,17 @@ class RoomDoor:
             state_key=template.state_key,
             content=template.content,
         )
-        view = await self._tips.state_events(tip, keys)
+        prev = _prev_events(tip)
+        is_partial = len(prev) < len(tip.extremities)
+        point = await self._receiving.state_of(tip, prev) if is_partial else tip.point
+        view = await self._tips.events_of(point.state, keys)
         key_nid = replaced = None
         if template.state_key is not None:
             key = (template.type, template.state_key)
             key_nid = interner.known_key(key)
             if key_nid is None:
                 key_nid = (await interner.keys([key]))[key]
-            replaced = view.get(key) or (await self._tips.state_events(tip, (key,))).get(key)
+            replaced = view.get(key) or (await self._tips.events_of(point.state, (key,))).get(key)
         sender_nid = interner.known_user(template.sender)
         if sender_nid is None:
             sender_nid = await interner.user(template.sender)
@@ -231,10 +268,12 @@ class RoomDoor:
 
         now_ms = self._clock.now_ms()
         place = GraphPlace(
-            prev_event_ids=tuple(event_id for _, event_id in tip.extremities),
+            prev_event_ids=tuple(extremity.event_id for extremity in prev),
             auth_event_ids=tuple(view[key].event.event_id for key in keys if key in view),
             depth=tip.depth + 1,
-            reference_hashes=await self._reference_hashes(tip, view) if tip.version.references_carry_hashes else {},
+            reference_hashes=await self._reference_hashes(tip, prev, view)
+            if tip.version.references_carry_hashes
+            else {},
         )
         event = compose(
             tip.version,
@@ -246,18 +285,21 @@ class RoomDoor:
             now_ms=now_ms,
         )
         judged = judge_local(tip.version, event, {key: stored.event for key, stored in view.items()}, tip.create.event)
-        return self._advance.advance(tip, judged, now_ms, sender_nid, key_nid, replaced, member_nid, redaction)
+        cited = {view[key].event_id: view[key] for key in keys if key in view}
+        if is_partial:
+            now = await self._tips.state_events(tip, keys)
+            judge_local(tip.version, event, {key: stored.event for key, stored in now.items()}, tip.create.event)
+            return await self._receiving.place(tip, judged, prev, cited, redaction)
+        auth_nids = tuple(stored.nid for stored in cited.values())
+        return self._advance.advance(
+            tip, judged, now_ms, sender_nid, key_nid, replaced, member_nid, redaction, auth_nids
+        )
 
-    async def _reference_hashes(self, tip: RoomTip, view: StateEvents) -> dict[EventID, str]:
-        nids = [extremity[0] for extremity in tip.extremities]
-        found = [self._store.events.find(nid) or self._tips.in_flight.get(nid) for nid in nids]
-        if None in found:
-            loaded = await self._store.events.get(nids)
-            found = [loaded.get(nid) or self._tips.in_flight.get(nid) for nid in nids]
-        prev = [stored for stored in found if stored is not None]
-        if len(prev) < len(found):
+    async def _reference_hashes(self, tip: RoomTip, prev: Sequence[Extremity], view: StateEvents) -> dict[EventID, str]:
+        found = await self._tips.load(extremity.nid for extremity in prev)
+        if len(found) < len(prev):
             raise StorageUnavailable("the events that this one builds on could not be stored")
-        return reference_hashes(tip.version, (stored.event for stored in (*prev, *view.values())))
+        return reference_hashes(tip.version, (stored.event for stored in (*found.values(), *view.values())))
 
     def _compose_create(
         self, version: RoomVersion, template: EventTemplate, room_id: RoomID | None
@@ -274,3 +316,11 @@ class RoomDoor:
             now_ms=now_ms,
         )
         return judge_local(version, event, {}, event), now_ms
+
+
+def _prev_events(tip: RoomTip) -> tuple[Extremity, ...]:
+    """Return the ends of the graph that a new event builds on: all, or the deepest where there are too many."""
+    ends = tip.extremities
+    if len(ends) <= MAX_PREV_EVENTS:
+        return ends
+    return tuple(sorted(ends, key=lambda end: (-end.depth, end.event_id))[:MAX_PREV_EVENTS])

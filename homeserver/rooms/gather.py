@@ -6,21 +6,21 @@ append is composed on top of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import NotFound, StorageUnavailable
+from homeserver.errors import BrokenInvariant, NotFound, StorageUnavailable
 from homeserver.model.event import StateKey
-from homeserver.model.ids import RoomID
+from homeserver.model.ids import EventID, RoomID
 from homeserver.model.room_versions import get_room_version
 from storage.events import StoredEvent
 from storage.room_tips import load_tip
 from storage.state_groups import state_of
 from storage.store import Store
 
-from .tip import RoomTip, StateEvents
+from .tip import Extremity, RoomTip, StateEvents
 
 # LIMIT: rooms whose tips are kept in memory, and the entries of the states in them; who sent least lately goes first.
 MAX_TIPS: Final = 5_000
@@ -35,10 +35,25 @@ class Tips:
         self._store = store
         self._tips: dict[RoomID, RoomTip] = {}
         self._tip_entries = 0
-        # Decided and not published: what the next append of the room may need to see.
+        # Decided and not published: what the next append of the room may need to see. Changed by `fly` and `land`.
         self.in_flight: dict[int, StoredEvent] = {}
+        self._flying_ids: dict[EventID, StoredEvent] = {}
         self._pending: dict[RoomID, int] = {}
         self._drained: dict[RoomID, list[Deferred[None]]] = {}
+
+    def fly(self, stored: StoredEvent) -> None:
+        """Show an event that is decided to the next appends."""
+        self.in_flight[stored.nid] = stored
+        self._flying_ids[stored.event_id] = stored
+
+    def land(self, stored: StoredEvent) -> None:
+        """Take back what `fly` did: the event is published, or was given up."""
+        self.in_flight.pop(stored.nid, None)
+        self._flying_ids.pop(stored.event_id, None)
+
+    def find_flying(self, event_id: EventID) -> StoredEvent | None:
+        """Return an event that is decided and not published."""
+        return self._flying_ids.get(event_id)
 
     def find(self, room_id: RoomID) -> RoomTip | None:
         """Return a tip if it is in memory."""
@@ -83,6 +98,10 @@ class Tips:
 
     async def state_events(self, tip: RoomTip, keys: Sequence[StateKey]) -> StateEvents:
         """Return those of the state events of a tip that exist, by key."""
+        return await self.events_of(tip.state, keys)
+
+    async def events_of(self, state: Any, keys: Sequence[StateKey]) -> StateEvents:
+        """Return those of the events of a state (key_nid -> event_nid) that exist, by key."""
         interner, events, in_flight = self._store.interner, self._store.events, self.in_flight
         found: StateEvents = {}
         unknown: list[StateKey] = []
@@ -92,7 +111,7 @@ class Tips:
             if key_nid is None:
                 unknown.append(key)
                 continue
-            nid = tip.state.get(key_nid)
+            nid = state.get(key_nid)
             if nid is not None:
                 stored = events.find(nid) or in_flight.get(nid)
                 if stored is None:
@@ -101,7 +120,7 @@ class Tips:
                     found[key] = stored
         if unknown:
             for key, key_nid in (await interner.find_keys(unknown)).items():
-                nid = tip.state.get(key_nid)
+                nid = state.get(key_nid)
                 if nid is not None:
                     missing[nid] = key
         if missing:
@@ -113,12 +132,30 @@ class Tips:
                 found[key] = stored
         return found
 
-    async def _load(self, room_id: RoomID) -> RoomTip:
-        # Appends that are still being written would be missing from what is read.
+    async def drained(self, room_id: RoomID) -> None:
+        """Wait until the appends of a room that are decided are stored; called in its lane."""
         while self._pending.get(room_id):
             drained: Deferred[None] = Deferred()
             self._drained.setdefault(room_id, []).append(drained)
             await drained
+
+    async def load(self, nids: Iterable[int]) -> dict[int, StoredEvent]:
+        """Return events by number, decided ones included; one that is nowhere is left out."""
+        found: dict[int, StoredEvent] = {}
+        missing: list[int] = []
+        for nid in nids:
+            stored = self._store.events.find(nid) or self.in_flight.get(nid)
+            if stored is None:
+                missing.append(nid)
+            else:
+                found[nid] = stored
+        if missing:
+            found.update(await self._store.events.get(missing))
+        return found
+
+    async def _load(self, room_id: RoomID) -> RoomTip:
+        # Appends that are still being written would be missing from what is read.
+        await self.drained(room_id)
         found = await self._store.database.read(lambda tx: load_tip(tx, room_id))
         if found is None:
             raise NotFound("Unknown room")
@@ -135,12 +172,19 @@ class Tips:
             room_nid=found.room_nid,
             version=get_room_version(found.version),
             create=events[create_nid],
-            extremities=tuple((nid, events[nid].event_id) for nid in found.extremities),
+            extremities=tuple(_extremity(events[nid]) for nid in found.extremities),
             depth=found.depth,
             state_group=found.state_group,
             chain=found.chain,
             state=state,
             joined_members=found.joined_members,
+            position=found.position,
         )
         self.keep(tip)
         return tip
+
+
+def _extremity(stored: StoredEvent) -> Extremity:
+    if stored.state_group is None:
+        raise BrokenInvariant(f"the end {stored.event_id} of a room's graph has no state")
+    return Extremity(stored.nid, stored.event_id, stored.state_group, stored.event.depth)

@@ -339,10 +339,11 @@ class Presence:
         user = self._users.get(publication.stored.event.sender)
         if user is not None:
             self.active(user.user_id)
-        member = publication.member
-        if member is not None and member.membership == "join" and member.before != "join":
+        for member in publication.members:
             user = self._users.get(member.user_id)
-            if user is not None and user.shown[0] != OFFLINE:
+            if user is None or member.membership != "join" or member.before == "join":
+                continue
+            if user.shown[0] != OFFLINE:
                 # Those in the room have not been told of the user.
                 user.is_forced = True
                 self._review(user, self._clock.monotonic())

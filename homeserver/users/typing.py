@@ -130,6 +130,6 @@ class Typing:
             del self._rooms[room_id]
 
     def _on_publication(self, publication: Publication) -> None:
-        member = publication.member
-        if member is not None and member.membership != "join" and publication.room_id in self._rooms:
-            self._end(publication.room_id, str(member.user_id))
+        for member in publication.members:
+            if member.membership != "join" and publication.room_id in self._rooms:
+                self._end(publication.room_id, str(member.user_id))

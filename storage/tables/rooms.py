@@ -50,6 +50,8 @@ events = Table(
     number("received_ts"),
     # The state after the event; null for outliers.
     number("state_group", nullable=True),
+    # The room's state after the event was appended, where other ends of the graph make it another one.
+    number("tip_group", nullable=True),
     # The state event of the same key that this one replaced.
     number("replaces_nid", nullable=True),
     number("redacted_by", nullable=True),
@@ -57,6 +59,7 @@ events = Table(
     Column("flags", SmallInteger, nullable=False, default=0),
     Column("json", JsonBytes, nullable=False),
     Index("events_in_room", "room_nid", "position", unique=True),
+    Index("events_by_position", "position"),
 )
 
 event_edges = Table(

@@ -47,7 +47,7 @@ async def check_graph(server: RoomServer, room: RoomID) -> None:
         assert (before.event_id,) == after.event.prev_event_ids
         assert before.event.depth + 1 == after.event.depth
     tip = await server.door.tip(room)
-    assert ((events[-1].nid, events[-1].event_id),) == tip.extremities
+    assert [(events[-1].nid, events[-1].event_id)] == [(end.nid, end.event_id) for end in tip.extremities]
     assert server.store.positions._open == type(server.store.positions._open)()
     assert not server.door._tips.in_flight
     assert not server.door._tips._pending

@@ -130,9 +130,9 @@ class PresenceStream:
             self._told_floor = told.pop(next(iter(told)))
 
     def _on_publication(self, publication: Publication) -> None:
-        member = publication.member
-        if member is not None and member.membership == "join" and member.before != "join" and member.is_local:
-            self._tell(str(member.user_id), publication.stored.position or 0)
+        for member in publication.members:
+            if member.membership == "join" and member.before != "join" and member.is_local:
+                self._tell(str(member.user_id), publication.stored.position or 0)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,483 @@
+"""Taking in an event that others made, at the place in the graph that it names: behind the end, beside it, or on top.
+
+The checks that need nothing but the event (format, signatures, hash) are done before; here are those that need the
+graph. An event is judged by its auth events, by the state before it, and by the current state of the room; what becomes
+of it follows from the verdict:
+
+- accepted: it is an end of the graph instead of those it builds on, and the room's state is what all ends resolve to;
+- rejected: it is kept, has no part in any state and is shown to nobody;
+- soft-failed: it counts for those who build on it, but is no end of the graph and is shown to nobody.
+
+An outlier is an event whose place is not known: it is kept to be cited, and may be given its place later.
+
+Spec: server-server API, "Checks performed on receipt of a PDU", "Rejection", "Soft failure"; room versions, "State
+resolution" and "Handling redactions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from homeserver.feed.feed import MemberChange
+from homeserver.model.auth.needed import needed_state
+from homeserver.model.event import Event, StateKey
+from homeserver.model.ids import EventID, UserID, server_name_of
+from homeserver.model.judgement import Judged, Verdict, judge_outlier, judge_remote
+from homeserver.model.receipt_of_events import CheckedEvent, trust_own
+from homeserver.runtime.clock import Clock
+from storage.append import Append, TipRow
+from storage.auth_index import NewAuthEvent
+from storage.events import Flag, StoredEvent, find_nids, load_prev_nids, set_replaced
+from storage.state_groups import StateNids, differing_keys, extend
+from storage.store import Store
+
+from .advance import NO_POSITION, Prepared, count_changes, encode_event, membership_row, stored_event
+from .effects import (
+    RedactionPlan,
+    as_redacted,
+    find_waiting_redaction,
+    plan_received_redaction,
+    relation_of,
+    stats_of,
+    stats_without,
+)
+from .gather import Tips
+from .state_at import StateAt, Unstored
+from .tip import Extremity, RoomTip, StatePoint
+
+# LIMIT: hidden events that are walked through to find which ends of the graph an event builds on.
+MAX_HIDDEN_WALKED: Final = 1_000
+# What a room is called after.
+_NAMING: Final = frozenset({"m.room.name", "m.room.canonical_alias"})
+
+
+class MissingEvents(Exception):
+    """Events that have to be there first: those that an event builds on, and those that it cites."""
+
+    def __init__(self, prev: frozenset[EventID], auth: frozenset[EventID]) -> None:
+        super().__init__(f"{len(prev)} prev events and {len(auth)} auth events are missing")
+        self.prev = prev
+        self.auth = auth
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """How the current state of the room changes with an event."""
+
+    members: tuple[MemberChange, ...] = ()
+    stats: dict[str, Any] | None = None
+    is_renamed: bool = False
+
+
+class Receiving:
+    """Makes appends of events that others made; used in the room's lane."""
+
+    def __init__(self, store: Store, tips: Tips, clock: Clock, server_name: str) -> None:
+        self._store = store
+        self._tips = tips
+        self._clock = clock
+        self._server_name = server_name
+        self.state_at = StateAt(store)
+
+    async def prepare(self, tip: RoomTip, checked: CheckedEvent) -> Prepared | StoredEvent:
+        """Return the append of an event, or the stored event where it has its place already.
+
+        Raises MissingEvents where the graph around it is not there.
+        """
+        event = checked.event
+        known = (await self._find(tip, (event.event_id,))).get(event.event_id)
+        if known is not None and not known.is_outlier:
+            return known
+        if known is not None:
+            # The first event of an ID is the one that counts (room versions 1 and 2 do not tie it to the content).
+            event = known.event
+            checked = trust_own(event)
+        prev, auth = await self._surroundings(tip, event)
+        before = await self._state_before(tip, prev)
+        judged = await self._judge(tip, checked, before, auth, known)
+        return await self._place(tip, judged, prev, auth, before, known)
+
+    async def prepare_outlier(self, tip: RoomTip, checked: CheckedEvent) -> Prepared | StoredEvent:
+        """Return the append of an event that has no place yet, or the stored event where it is there already."""
+        event = checked.event
+        known = (await self._find(tip, (event.event_id,))).get(event.event_id)
+        if known is not None:
+            return known
+        auth = await self._find(tip, event.auth_event_ids)
+        _require(frozenset(), frozenset(event.auth_event_ids) - auth.keys())
+        judged = judge_outlier(
+            tip.version,
+            checked,
+            auth_events=[auth[event_id].event for event_id in event.auth_event_ids],
+            rejected_ids=_rejected(auth.values()),
+            create=tip.create.event,
+        )
+        return await self._append_outlier(tip, judged, auth)
+
+    def keep(self, prepared: Prepared) -> None:
+        """Remember the states of an append that was handed to the writer."""
+        for groups, point in prepared.resolved:
+            self.state_at.remember(prepared.after.room_id, groups, point)
+
+    # -- what is around the event ------------------------------------------------------------------------------------
+
+    async def _find(self, tip: RoomTip, event_ids: Collection[EventID]) -> dict[EventID, StoredEvent]:
+        """Return those of these events that the room has, decided ones included."""
+        found: dict[EventID, StoredEvent] = {}
+        missing: list[EventID] = []
+        for event_id in event_ids:
+            stored = self._tips.find_flying(event_id) or self._store.events.find_by_id(event_id)
+            if stored is None:
+                missing.append(event_id)
+            elif stored.room_nid == tip.room_nid:
+                found[event_id] = stored
+        if missing:
+            nids = await self._store.database.read(lambda tx: find_nids(tx, tip.room_nid, missing))
+            for stored in (await self._store.events.get(nids.values())).values():
+                found[stored.event_id] = stored
+        return found
+
+    async def _surroundings(self, tip: RoomTip, event: Event) -> tuple[list[StoredEvent], dict[EventID, StoredEvent]]:
+        found = await self._find(tip, {*event.prev_event_ids, *event.auth_event_ids})
+        prev = [
+            found[event_id]
+            for event_id in dict.fromkeys(event.prev_event_ids)
+            if event_id in found and found[event_id].state_group is not None
+        ]
+        have = {stored.event_id for stored in prev}
+        auth = {event_id: found[event_id] for event_id in event.auth_event_ids if event_id in found}
+        _require(frozenset(event.prev_event_ids) - have, frozenset(event.auth_event_ids) - auth.keys())
+        return prev, auth
+
+    async def _state_before(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> StatePoint:
+        groups = {stored.state_group for stored in prev if stored.state_group is not None}
+        if not groups:
+            # Only a create event has nothing before it, and the room has one already: refused by the rules.
+            return StatePoint(0, (), StateNids())
+        return await self._resolved(tip, groups, {tip.state_group: tip.point})
+
+    async def _resolved(
+        self,
+        tip: RoomTip,
+        groups: Iterable[int],
+        fresh: dict[int, StatePoint],
+        unstored: Unstored | None = None,
+    ) -> StatePoint:
+        found = self.state_at.find(tip.room_id, groups, fresh)
+        if found is None:
+            # What is being written cannot be read yet.
+            await self._tips.drained(tip.room_id)
+            found = await self.state_at.of(tip, groups, fresh, unstored)
+        return found
+
+    async def _judge(
+        self,
+        tip: RoomTip,
+        checked: CheckedEvent,
+        before: StatePoint,
+        auth: dict[EventID, StoredEvent],
+        known: StoredEvent | None,
+    ) -> Judged:
+        event = checked.event
+        if known is not None and known.is_rejected:
+            return Judged(event, Verdict.REJECTED)
+        keys = _needed(tip, event)
+        at_place = await self._tips.events_of(before.state, keys)
+        now = at_place if before.state_group == tip.state_group else await self._tips.events_of(tip.state, keys)
+        return judge_remote(
+            tip.version,
+            checked,
+            auth_events=[auth[event_id].event for event_id in event.auth_event_ids],
+            rejected_ids=_rejected(auth.values()),
+            state_before={key: stored.event for key, stored in at_place.items()},
+            current_state={key: stored.event for key, stored in now.items()},
+            create=tip.create.event,
+        )
+
+    # -- the append --------------------------------------------------------------------------------------------------
+
+    async def state_of(self, tip: RoomTip, ends: Sequence[Extremity]) -> StatePoint:
+        """Return what the states after some of the ends of the graph resolve to."""
+        return await self._resolved(tip, {end.state_group for end in ends}, {tip.state_group: tip.point})
+
+    async def place(
+        self,
+        tip: RoomTip,
+        judged: Judged,
+        ends: Sequence[Extremity],
+        auth: dict[EventID, StoredEvent],
+        redaction: RedactionPlan | None,
+    ) -> Prepared:
+        """Return the append of an event of this server that builds on some of the ends of the graph."""
+        before = await self.state_of(tip, ends)
+        prev = list((await self._tips.load(end.nid for end in ends)).values())
+        prepared = await self._place(tip, judged, prev, auth, before, None)
+        if redaction is not None:
+            prepared.redaction = redaction
+        return prepared
+
+    async def _place(
+        self,
+        tip: RoomTip,
+        judged: Judged,
+        prev: Sequence[StoredEvent],
+        auth: dict[EventID, StoredEvent],
+        before: StatePoint,
+        known: StoredEvent | None,
+    ) -> Prepared:
+        event, interner = judged.event, self._store.interner
+        is_accepted = judged.verdict is Verdict.ACCEPTED
+        sender_nid = await interner.user(event.sender)
+        key_nid = await self._key_nid(event)
+        replaced_nid = before.state.get(key_nid) if key_nid is not None else None
+        replaced = (await self._tips.load([replaced_nid])).get(replaced_nid) if replaced_nid is not None else None
+        redaction, redacted_by = await self._redactions(tip, judged, before)
+        encoded = encode_event(tip.version, event)
+        now_ms = self._clock.now_ms()
+
+        # Not the position: while one is open, nobody's later changes become visible, and resolving takes its time.
+        nid = self._store.positions.skip() if known is None else known.nid
+        after = before
+        if key_nid is not None and judged.verdict is not Verdict.REJECTED:
+            after = self._with(tip, before, key_nid, nid)
+        made = [point for point in dict.fromkeys((before, after)) if point.new_group is not None]
+        stored = stored_event(event, nid, tip.room_nid, after.state_group, sender_nid, now_ms, key_nid, len(encoded))
+        stored.flags = _flags(judged.verdict)
+        if is_accepted and redaction is not None and not redaction.nids:
+            # Spec: room versions, "Handling redactions": it is not shown before it redacts something.
+            stored.flags |= Flag.INERT
+        if replaced is not None:
+            stored.replaces_nid = replaced.nid
+            set_replaced(stored, replaced)
+        if redacted_by is not None:
+            stored = as_redacted(tip.version, stored, redacted_by)
+        append = Append(
+            judged=judged,
+            nid=nid,
+            position=None,
+            room_nid=tip.room_nid,
+            sender_nid=sender_nid,
+            key_nid=key_nid,
+            received_ts=now_ms,
+            state_group=after.state_group,
+            new_groups=(),
+            replaces_nid=stored.replaces_nid,
+            prev_nids=tuple(each.nid for each in prev),
+            tip=None,
+            encoded=encoded,
+            flags=stored.flags,
+            redacted_by=stored.redacted_by,
+            is_known=known is not None,
+            auth=_auth_row(judged, nid, key_nid, auth) if known is None else None,
+            after=tip.last,
+            relation=relation_of(event) if is_accepted and key_nid is None and redacted_by is None else None,
+            wakes_nid=redacted_by.nid if redacted_by is not None and redacted_by.flags & Flag.INERT else None,
+        )
+        prepared = Prepared(append, stored, replace(tip, last=append), NO_POSITION, (), redaction)
+        prepared.resolved = ((frozenset(each.state_group for each in prev if each.state_group is not None), before),)
+        if redaction is not None:
+            append.redacts_id = redaction.target_id
+            append.redacted_nids = redaction.nids
+            append.stats = dict(redaction.stats or {})
+        if is_accepted:
+            made.extend(await self._advance(tip, prepared, prev, after, auth))
+        append.new_groups = tuple(point.new_group for point in made if point.new_group is not None)
+        prepared.new_states = tuple((point.state_group, point.state) for point in made)
+        # From here on nothing may fail: a position that is not finished stops the stream.
+        prepared.position = self._store.positions.allocate()
+        if is_accepted:
+            stored.position = append.position = prepared.position.number
+            prepared.after = replace(prepared.after, position=stored.position)
+        return prepared
+
+    async def _advance(
+        self,
+        tip: RoomTip,
+        prepared: Prepared,
+        prev: Sequence[StoredEvent],
+        after: StatePoint,
+        auth: dict[EventID, StoredEvent],
+    ) -> list[StatePoint]:
+        """Make the event an end of the graph, with the state that the room has then; return that state if it is new."""
+        append, stored = prepared.append, prepared.stored
+        consumed = await self._consumed(tip, prev)
+        own = Extremity(stored.nid, stored.event_id, after.state_group, stored.event.depth)
+        rest = tuple(extremity for extremity in tip.extremities if extremity.nid not in consumed)
+        point, made = after, []
+        if rest:
+            groups = frozenset((after.state_group, *(extremity.state_group for extremity in rest)))
+            fresh = {tip.state_group: tip.point, after.state_group: after}
+            cited = tuple(each.nid for each in auth.values())
+            point = await self._resolved(tip, groups, fresh, Unstored(stored, cited))
+            prepared.resolved = (*prepared.resolved, (groups, point))
+            if point.new_group is not None and point.state_group != after.state_group:
+                made.append(point)
+        ends = (*rest, own)
+        depth = max(extremity.depth for extremity in ends)
+        append.tip = TipRow(tuple(extremity.nid for extremity in ends), depth, point.state_group)
+        stored.tip_group = append.tip_group
+        change = await self._change(tip, point, stored)
+        append.memberships = tuple(membership_row(member) for member in change.members)
+        append.joined_delta, append.invited_delta = count_changes(change.members)
+        append.stats = {**append.stats, **(change.stats or {})}
+        prepared.members = change.members
+        prepared.is_renamed = change.is_renamed
+        prepared.after = RoomTip(
+            tip.room_id,
+            tip.room_nid,
+            tip.version,
+            tip.create,
+            ends,
+            depth,
+            point.state_group,
+            point.chain,
+            point.state,
+            tip.joined_members + append.joined_delta,
+            0,
+            append,
+        )
+        return made
+
+    def _with(self, tip: RoomTip, before: StatePoint, key_nid: int, nid: int) -> StatePoint:
+        """Return the state with one event more, as a new group."""
+        number = self._store.numbers.next()
+        # Beside the end of the graph many may stand on the same group, and none must have to store what others did.
+        is_side = before.state_group != tip.state_group or len(tip.extremities) > 1
+        group, chain = extend(before.chain, tip.room_nid, number, {key_nid: nid}, is_side=is_side)
+        return StatePoint(number, chain, before.state.insert(key_nid, nid), group)
+
+    async def _key_nid(self, event: Event) -> int | None:
+        if event.state_key is None:
+            return None
+        key = (event.type, event.state_key)
+        return (await self._store.interner.keys([key]))[key]
+
+    async def _append_outlier(self, tip: RoomTip, judged: Judged, auth: dict[EventID, StoredEvent]) -> Prepared:
+        event = judged.event
+        sender_nid = await self._store.interner.user(event.sender)
+        key_nid = await self._key_nid(event)
+        encoded = encode_event(tip.version, event)
+        now_ms = self._clock.now_ms()
+        # From here on nothing may fail: a position that is not finished stops the stream.
+        position = self._store.positions.allocate()
+        nid = position.number
+        stored = stored_event(event, nid, tip.room_nid, None, sender_nid, now_ms, key_nid, len(encoded))
+        stored.position = None
+        stored.flags = Flag.OUTLIER | _flags(judged.verdict)
+        append = Append(
+            judged=judged,
+            nid=nid,
+            position=None,
+            room_nid=tip.room_nid,
+            sender_nid=sender_nid,
+            key_nid=key_nid,
+            received_ts=now_ms,
+            state_group=None,
+            new_groups=(),
+            replaces_nid=None,
+            prev_nids=(),
+            tip=None,
+            encoded=encoded,
+            flags=stored.flags,
+            auth=_auth_row(judged, nid, key_nid, auth),
+            after=tip.last,
+        )
+        return Prepared(append, stored, replace(tip, last=append), position)
+
+    # -- what follows ------------------------------------------------------------------------------------------------
+
+    async def _redactions(
+        self, tip: RoomTip, judged: Judged, before: StatePoint
+    ) -> tuple[RedactionPlan | None, StoredEvent | None]:
+        """Return what the event redacts, and the redaction that was waiting for it."""
+        if judged.verdict is Verdict.REJECTED:
+            return None, None
+        waiting = await find_waiting_redaction(self._store, self._tips, tip, judged.event)
+        if judged.event.type != "m.room.redaction" or judged.verdict is not Verdict.ACCEPTED:
+            return None, waiting
+        target_id = judged.event.redacts
+        target = (await self._find(tip, [target_id])).get(target_id) if target_id is not None else None
+        return await plan_received_redaction(self._tips, tip, judged.event, target, before.state), waiting
+
+    async def _consumed(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> frozenset[int]:
+        """Return the ends of the graph that an event builds on: its prev events, and what is before hidden ones."""
+        consumed = {stored.nid for stored in prev}
+        pending = [stored.nid for stored in prev if stored.flags & (Flag.REJECTED | Flag.SOFT_FAILED)]
+        if not pending:
+            return frozenset(consumed)
+        await self._tips.drained(tip.room_id)
+        while pending and len(consumed) < MAX_HIDDEN_WALKED:
+            batch = pending
+            found = await self._store.database.read(lambda tx, batch=batch: load_prev_nids(tx, batch))  # type: ignore[misc]
+            pending = [nid for nid, flags in found.items() if nid not in consumed and flags]
+            consumed.update(found)
+        return frozenset(consumed)
+
+    async def _change(self, tip: RoomTip, point: StatePoint, own: StoredEvent) -> _Change:
+        """Return what the new current state changes besides what the event itself says."""
+        if point.state_group == tip.state_group:
+            return _Change()
+        keys = differing_keys([tip.chain, point.chain], [tip.state, point.state])
+        if not keys:
+            return _Change()
+        names = await self._store.interner.key_names(keys)
+        nids = {nid for key in keys for state in (tip.state, point.state) if (nid := state.get(key)) is not None}
+        events = await self._tips.load(nids - {own.nid})
+        events[own.nid] = own
+        members: list[MemberChange] = []
+        stats: dict[str, Any] = {}
+        is_renamed = False
+        for key in sorted(keys):
+            kind, state_key = names[key]
+            old, new = events.get(tip.state.get(key, 0)), events.get(point.state.get(key, 0))
+            if kind == "m.room.member":
+                members.append(await self._member_change(state_key, old, new))
+            elif state_key == "":
+                stats.update(stats_of(new.event) if new is not None else stats_without(kind))
+                is_renamed = is_renamed or kind in _NAMING
+        return _Change(tuple(members), stats, is_renamed)
+
+    async def _member_change(self, state_key: str, old: StoredEvent | None, new: StoredEvent | None) -> MemberChange:
+        user_id = UserID(state_key)
+        telling = new or old
+        assert telling is not None
+        return MemberChange(
+            user_id=user_id,
+            user_nid=await self._store.interner.user(user_id),
+            membership=(new.event.membership if new is not None else None) or "leave",
+            before=old.event.membership if old is not None else None,
+            is_local=server_name_of(user_id) == self._server_name,
+            nid=telling.nid,
+            sender_nid=telling.sender_nid,
+        )
+
+
+def _needed(tip: RoomTip, event: Event) -> tuple[StateKey, ...]:
+    return needed_state(
+        tip.version, type=event.type, sender=event.sender, state_key=event.state_key, content=event.content
+    )
+
+
+def _require(prev: frozenset[EventID], auth: frozenset[EventID]) -> None:
+    if prev or auth:
+        raise MissingEvents(prev, auth)
+
+
+def _rejected(events: Iterable[StoredEvent]) -> frozenset[EventID]:
+    return frozenset(stored.event_id for stored in events if stored.is_rejected)
+
+
+def _flags(verdict: Verdict) -> int:
+    return int(_FLAGS.get(verdict, 0))
+
+
+_FLAGS: Final = {Verdict.REJECTED: Flag.REJECTED, Verdict.SOFT_FAILED: Flag.SOFT_FAILED}
+
+
+def _auth_row(judged: Judged, nid: int, key_nid: int | None, auth: dict[EventID, StoredEvent]) -> NewAuthEvent | None:
+    # What a rejected event says is never asked: whoever cites it is rejected too.
+    if key_nid is None or judged.verdict is Verdict.REJECTED:
+        return None
+    return NewAuthEvent(nid, key_nid, tuple(each.nid for each in auth.values()))
