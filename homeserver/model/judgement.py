@@ -15,6 +15,7 @@ from enum import Enum
 from homeserver.errors import AuthRuleBroken
 
 from .auth.needed import CREATE
+from .auth.numbering import rule_number
 from .auth.rules import StateView, check_state_dependent, check_state_independent
 from .event import Event
 from .ids import EventID
@@ -68,7 +69,7 @@ def judge_outlier(
     create event, or None if there is none yet; room versions that name it in the auth events do without.
     """
     event = checked.event
-    fault = _fault_by_auth_events(version, event, auth_events, rejected_ids, create)
+    fault = _fault_by_auth_events(version, checked, auth_events, rejected_ids, create)
     return Judged(event, Verdict.ACCEPTED) if fault is None else Judged(event, Verdict.REJECTED, fault)
 
 
@@ -89,7 +90,7 @@ def judge_remote(
     """
     event = checked.event
     # 4
-    fault = _fault_by_auth_events(version, event, auth_events, rejected_ids, create)
+    fault = _fault_by_auth_events(version, checked, auth_events, rejected_ids, create)
     if fault is not None:
         return Judged(event, Verdict.REJECTED, f"by its auth events: {fault}")
     # 5
@@ -105,11 +106,14 @@ def judge_remote(
 
 def _fault_by_auth_events(
     version: RoomVersion,
-    event: Event,
+    checked: CheckedEvent,
     auth_events: Sequence[Event],
     rejected_ids: Collection[EventID],
     create: Event | None,
 ) -> str | None:
+    event = checked.event
+    if not checked.is_vouched_for:
+        return f"{rule_number(version, '5.2.1')}: the server of the authorising user has not signed"
     if tuple(auth_event.event_id for auth_event in auth_events) != event.auth_event_ids:
         return "an auth event is missing"
     if event.type == CREATE[0] and create is not None and create != event:

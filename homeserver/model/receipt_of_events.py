@@ -63,12 +63,14 @@ class Received:
 class CheckedEvent:
     """An event that is what its sender's server signed; `check_received` and `trust_own` make them.
 
-    `was_redacted` tells that the content hash did not fit, so that `event` is the redacted form.
+    `was_redacted` tells that the content hash did not fit, so that `event` is the redacted form.  `is_vouched_for` is
+    False where the event names an authorising user whose server did not sign: the rules reject it.
     """
 
     event: Event
     was_redacted: bool
     made_here: InitVar[object] = None
+    is_vouched_for: bool = True
 
     def __post_init__(self, made_here: object) -> None:
         if made_here is not _MADE_HERE:
@@ -96,13 +98,13 @@ def read_received(version: RoomVersion, wire: object) -> Received:
 
 
 def signatures_needed(version: RoomVersion, wire: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:
-    """Return who must have signed an event that has passed `check_event_format`, and the key IDs on offer by each.
+    """Return who is to have signed an event that has passed `check_event_format`, and the key IDs on offer by each.
 
     Of one server no more than eight, the first ones by the alphabet.
     """
     signatures = wire["signatures"]
     needed: dict[str, frozenset[str]] = {}
-    for server_name in _signers(version, wire):
+    for server_name in (*_must_sign(version, wire), *_vouching(version, wire)):
         offered = filter(is_key_id, signatures.get(server_name, ()))
         needed[server_name] = frozenset(sorted(offered)[:MAX_KEYS_TRIED])
     return MappingProxyType(needed)
@@ -129,19 +131,23 @@ def check_received(received: Received, keys: Mapping[str, ServerKeys]) -> Checke
     `keys` has what is known of the keys of each server in `signatures_needed`; who is missing has none.
     """
     version, wire = received.version, received.wire
+    must_sign = _must_sign(version, wire)
+    is_vouched_for = True
     for server_name, key_ids in received.signatures_needed.items():
-        known = keys.get(server_name)
-        if known is None:
-            raise Dropped("the keys of a server that must have signed are not known")
-        _check_signatures(received, server_name, key_ids, known)
+        fault = _fault_of_signatures(received, server_name, key_ids, keys.get(server_name))
+        if fault is not None:
+            if server_name in must_sign:
+                raise Dropped(fault)
+            is_vouched_for = False
     # Spec: "it is assumed that this is because we have only been given a redacted version of the event".
     was_redacted = not has_valid_content_hash(wire, version)
     if was_redacted:
         wire = redact(version, wire)
-    return CheckedEvent(event_from_wire(version, wire, received.event_id), was_redacted, _MADE_HERE)
+    return CheckedEvent(event_from_wire(version, wire, received.event_id), was_redacted, _MADE_HERE, is_vouched_for)
 
 
-def _signers(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
+def _must_sign(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
+    """Return the servers without whose signature the event is dropped."""
     sender_server = server_name_of(wire["sender"])
     servers: list[str] = []
     # Spec: "unless the event is a 3rd party invite": such may be sent by the server that the invited one chose, and
@@ -153,12 +159,22 @@ def _signers(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
         event_server = server_name_of(wire["event_id"])
         if event_server != sender_server:
             servers.append(event_server)
-    if version.restricted_joins and wire["type"] == MEMBER and "state_key" in wire:
-        # Spec: rooms/v8, "Authorisation rules", 5.2.1.
-        user_id = authorising_user(wire["content"])
-        if user_id is not None:
-            servers.append(server_name_of(user_id))
-    return list(dict.fromkeys(servers))
+    if wire["content"].get("membership") == "join":
+        # COMPAT(synapse): a join that nobody vouches for is dropped, not kept as rejected.
+        servers += _vouching(version, wire)
+    return servers
+
+
+def _vouching(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
+    """Return the server of the authorising user, if there is one.
+
+    Spec: rooms/v8, "Authorisation rules", 5.2.1, which holds for all memberships: the event is rejected "if it is not
+    validly signed by the homeserver of the user ID denoted by the key".
+    """
+    if not version.restricted_joins or wire["type"] != MEMBER or "state_key" not in wire:
+        return []
+    user_id = authorising_user(wire["content"])
+    return [] if user_id is None else [server_name_of(user_id)]
 
 
 def _is_third_party_invite(wire: Mapping[str, Any]) -> bool:
@@ -166,16 +182,19 @@ def _is_third_party_invite(wire: Mapping[str, Any]) -> bool:
     return wire["type"] == MEMBER and content.get("membership") == "invite" and "third_party_invite" in content
 
 
-def _check_signatures(received: Received, server_name: str, key_ids: frozenset[str], known: ServerKeys) -> None:
-    """Return if a known, unexpired key has signed, and no such key has a signature that is wrong."""
+def _fault_of_signatures(
+    received: Received, server_name: str, key_ids: frozenset[str], known: ServerKeys | None
+) -> str | None:
+    """Return None if a known, unexpired key has signed, and no such key has a signature that is wrong."""
     usable = _usable(received, key_ids, known)
     if not usable:
-        raise Dropped("there is no signature by a known key of a server that must have signed")
+        return "there is no signature by a known key of a server that must have signed"
     for key_id, key in usable.items():
         try:
             key.check(received.essential, signature_in(received.wire, server_name, key_id))
-        except BadSignature as fault:
-            raise Dropped("a signature of a server that must have signed is wrong") from fault
+        except BadSignature:
+            return "a signature of a server that must have signed is wrong"
+    return None
 
 
 def _usable(received: Received, key_ids: frozenset[str], known: ServerKeys | None) -> dict[str, VerifyKey]:

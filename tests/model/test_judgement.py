@@ -15,7 +15,7 @@ from homeserver.model.auth.needed import needed_state
 from homeserver.model.event import Event, StateKey
 from homeserver.model.ids import EventID
 from homeserver.model.judgement import Judged, Verdict, judge_local, judge_outlier, judge_remote
-from homeserver.model.receipt_of_events import trust_own
+from homeserver.model.receipt_of_events import _MADE_HERE, CheckedEvent, trust_own
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, V11, V12, RoomVersion
 
 from .rooms_in_memory import ALICE, BOB, CAROL, StateRoom
@@ -134,6 +134,22 @@ def test_auth_events_of_no_use_reject(version: RoomVersion) -> None:
     many = [auth[0]] * 10_000
     event = replace(plain, auth_event_ids=tuple(each.event_id for each in many))
     assert Verdict.REJECTED is judged(room, event, many).verdict
+
+
+@VERSIONS
+def test_who_nobody_vouches_for_is_rejected(version: RoomVersion) -> None:
+    room = room_of(version)
+    event, auth = citing(room, room.member(BOB, BOB, "leave"))
+    checked = CheckedEvent(event, False, _MADE_HERE, is_vouched_for=False)
+    shown: dict[str, Any] = {"auth_events": auth, "rejected_ids": (), "create": room.create}
+    found = [
+        judge_outlier(version, checked, **shown),
+        judge_remote(version, checked, state_before=room.state, current_state=room.state, **shown),
+    ]
+    for judged in found:
+        assert Verdict.REJECTED is judged.verdict
+        assert judged.reason is not None
+        assert "has not signed" in judged.reason
 
 
 @VERSIONS

@@ -252,15 +252,31 @@ def test_who_made_the_event_id_must_have_signed_where_it_is_chosen(version: Room
 
 
 @VERSIONS
-@pytest.mark.parametrize("membership", ["join", "leave"])
-def test_the_server_of_the_authorising_user_must_have_signed(version: RoomVersion, membership: str) -> None:
-    content = {"membership": membership, "join_authorised_via_users_server": CAROL}
+def test_a_join_that_the_authorising_server_has_not_signed_is_dropped(version: RoomVersion) -> None:
+    content = {"membership": "join", "join_authorised_via_users_server": CAROL}
     wire = made(version, "m.room.member", content, state_key=ALICE)
     assert version.restricted_joins is is_dropped(version, wire)
-    assert not is_dropped(version, signed(version, wire, A, C))
+    assert checked(version, signed(version, wire, A, C)).is_vouched_for
     odd = made(version, "m.room.member", {**content, "join_authorised_via_users_server": ["x"]}, state_key=ALICE)
     assert not is_dropped(version, odd)
     assert not is_dropped(version, made(version, "m.room.message", content))
+
+
+@VERSIONS
+@pytest.mark.parametrize("membership", ["leave", "invite", "ban", "knock", None])
+def test_another_membership_that_the_authorising_server_has_not_signed_is_not_vouched_for(
+    version: RoomVersion, membership: Any
+) -> None:
+    content = {"membership": membership, "join_authorised_via_users_server": CAROL}
+    wire = made(version, "m.room.member", content, state_key=ALICE)
+    forged = {**wire, "signatures": {**wire["signatures"], C: {"ed25519:1": "A" * 86}}}
+    for unsigned in (wire, forged):
+        assert version.restricted_joins is not checked(version, unsigned).is_vouched_for
+    assert checked(version, signed(version, wire, A, C)).is_vouched_for
+    assert is_dropped(version, signed(version, wire, C))
+    own = made(version, "m.room.member", {**content, "join_authorised_via_users_server": ALICE}, state_key=ALICE)
+    assert checked(version, own).is_vouched_for
+    assert is_dropped(version, {**own, "signatures": {}})
 
 
 @VERSIONS

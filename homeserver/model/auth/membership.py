@@ -3,8 +3,7 @@
 One function for each membership asked for; each sentence of the rule is one line or one small function.
 
 What is not here: whether `join_authorised_via_users_server` names a server that has signed the event (rule 5.2.1).
-Signatures are checked on receipt, where the keys are; `signing_servers` tells which are required.  For our own
-events the signature is ours.
+Signatures are checked on receipt, where the keys are (`receipt_of_events`).  For our own events the signature is ours.
 
 Spec: rooms/v12, "Authorisation rules", 5.
 """
