@@ -58,6 +58,10 @@ def check_form(
         for key in ("events", "notifications"):  # 10.2
             if key in content and not _is_level_map(content[key], level):
                 raise broken(version, "10.2", f"'{key}' is not an object of integers")
+    elif any(_is_out_of_range(value, level) for value in _all_levels(content)):
+        # Spec: rooms/v1, "`m.room.power_levels` events accept values as floats": "cause the powerlevel event to be
+        # rejected".  The text gives this no number.
+        raise broken(version, "10.3", "a level is out of range")
     users = content.get("users", {})
     if not _is_level_map(users, level):  # 10.3
         raise broken(version, "10.3", "'users' is not an object of integers")
@@ -69,6 +73,16 @@ def check_form(
         for creator in room_creators:  # 10.4
             if creator in users:
                 raise broken(version, "10.4", "a creator of the room cannot be given a power level")
+
+
+def _all_levels(content: Mapping[str, Any]) -> Iterator[object]:
+    yield from (content.get(key) for key in LEVEL_KEYS)
+    for key in ("events", "notifications"):
+        yield from mapping(content, key).values()
+
+
+def _is_out_of_range(value: object, level: _Level) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and level(value) is None
 
 
 def _is_level_map(value: object, level: _Level) -> bool:
