@@ -301,11 +301,14 @@ def main() -> int:
         import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         with atheris.instrument_imports(include=["homeserver.model"]):
+            import fuzz_graphs
             import fuzz_targets
     else:
+        import fuzz_graphs
         import fuzz_targets
-    targets = fuzz_targets.TARGETS if chosen.only is None else {chosen.only: fuzz_targets.TARGETS[chosen.only]}
-    watch = Watch(fuzz_targets.EXPECTED)
+    every = {**fuzz_targets.TARGETS, **fuzz_graphs.TARGETS}
+    targets = every if chosen.only is None else {chosen.only: every[chosen.only]}
+    watch = Watch((*fuzz_targets.EXPECTED, *fuzz_graphs.EXPECTED))
     if chosen.case is not None:
         faults = [run_case(target, name, chosen.seed, chosen.case, watch) for name, target in targets.items()]
         print(*filter(None, faults) or ["no fault"], sep="\n")
