@@ -325,7 +325,7 @@ class _Maker:
         authoriser = wire["content"].get("join_authorised_via_users_server")
         if isinstance(authoriser, str) and self.random.random() < 0.95:
             servers.add(server_name_of(authoriser))
-        if "event_id" in wire and self.random.random() < 0.95:
+        if "event_id" in wire and self.random.random() < (0.95 if servers else 0.5):
             servers.add(server_name_of(wire["event_id"]))
         for server in sorted(servers & KEYS.keys()):
             signed = sign_event(self.version, signed, server, KEYS[server])

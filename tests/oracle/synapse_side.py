@@ -21,7 +21,7 @@ from typing import Any
 import synapse.event_auth as event_auth
 from canonicaljson import encode_canonical_json
 from signedjson.key import decode_signing_key_base64, decode_verify_key_bytes
-from signedjson.sign import verify_signed_json
+from signedjson.sign import SignatureVerifyException, verify_signed_json
 from synapse.api.errors import SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion, RoomVersions
 from synapse.crypto.event_signing import (
@@ -58,7 +58,7 @@ def attempt(ask: Callable[[], Any]) -> Answer:
     """Return what was answered, or how it failed."""
     try:
         value = ask()
-    except SynapseError as refusal:
+    except (SynapseError, SignatureVerifyException) as refusal:
         return ["refused", str(refusal)]
     except Exception as fault:
         return ["fault", f"{type(fault).__name__}: {fault}"]
@@ -150,7 +150,6 @@ def describe_event(room: Room, event: Any, keys: Mapping[str, Any]) -> dict[str,
         "needed": attempt(lambda: sorted(map(list, event_auth.auth_types_for_event(room.version, event)))),
         "independent": attempt(lambda: run(event_auth.check_state_independent_auth_rules(room, event))),
         "valid": attempt(lambda: event_auth.validate_event_for_room_version(event)),
-        # The library raises an exception of its own.
         "signed": attempt(lambda: {server: attempt(lambda s=server: signature(s))[0] for server in wire["signatures"]}),
     }
 
