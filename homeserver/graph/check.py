@@ -13,11 +13,14 @@ Memory is bounded by the events' numbers and edges, the states that are still bu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
 from homeserver.errors import AuthRuleBroken
 from homeserver.model.event import Event, StateKey
+from homeserver.model.event_format import event_from_wire
+from homeserver.model.redaction import redact
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from storage.events import Flag
 from storage.inspection import EventRow, RoomRow, read_shape
@@ -116,6 +119,7 @@ class _RoomCheck:
             before = self._state_before(index, known, numbers)
             if stored is not None and known is not None:
                 self._check_edges(index, stored, known.event, numbers)
+                self._check_redaction(stored)
                 self._check_verdict(stored, known, before, numbers)
             after = self._check_state(stored, known, before)
             self._end.walk(index, stored, after)
@@ -133,6 +137,14 @@ class _RoomCheck:
         for nid in sorted(expected - stored - optional):
             self._found.differs(row.event_id, "edge", f"to event number {nid}", "none")
 
+    def _check_redaction(self, row: EventRow) -> None:
+        if row.redacted_by is None:
+            return
+        redaction = self._events.find(row.redacted_by)
+        if redaction is None or redaction.event.redacts != row.event_id:
+            told = f"event number {row.redacted_by}" if redaction is None else redaction.event.event_id
+            self._found.differs(row.event_id, "redaction", "by an event of the room that names it", f"by {told}")
+
     # -- the rules ---------------------------------------------------------------------------------------------------
 
     def _check_verdict(self, row: EventRow, known: Known, before: State | None, numbers: Mapping[str, int]) -> None:
@@ -148,14 +160,11 @@ class _RoomCheck:
                 missing = len(cited_nids) - len(cited)
                 self._found.differs(row.event_id, "auth events", "all stored", f"{missing} missing or unreadable")
             return
-        by = "what it cites"
-        broken = why_not_by_citation(self._version, event, cited, self._create)
-        if broken is None and before is not None:
-            state = self._needed(event, before)
-            # In a line the state before an event is what it cites, and need not be asked twice.
-            if state != {(each.event.type, each.event.state_key or ""): each.event for each in cited}:
-                by = "the state before it"
-                broken = why_not_by_state(self._version, event, state, self._create)
+        broken, by = self._why_not(event, cited, before)
+        if is_rejected != (broken is not None) and any(each.is_redacted for each in cited):
+            # Redaction keeps what the rules look at, nearly; which form they were shown depends on what came first.
+            again, _ = self._why_not(event, [self._as_redacted(each) for each in cited], before)
+            broken = again if is_rejected == (again is not None) else broken
         if event.type == "m.room.create" and broken is None:
             self._first_create = self._first_create or event.event_id
             if self._first_create != event.event_id:
@@ -163,6 +172,25 @@ class _RoomCheck:
         if is_rejected != (broken is not None):
             expected = "accepted" if broken is None else f"rejected by {by} (rule {broken.rule}: {broken.message})"
             self._found.differs(row.event_id, "verdict", expected, "rejected" if is_rejected else "accepted")
+
+    def _why_not(self, event: Event, cited: Sequence[Known], before: State | None) -> tuple[AuthRuleBroken | None, str]:
+        """Return the rule that refuses an event, None if none does, and by what it refuses."""
+        broken = why_not_by_citation(self._version, event, cited, self._create)
+        if broken is not None or before is None:
+            return broken, "what it cites"
+        by_id = {each.event.event_id: each.event for each in cited}
+        state = {key: by_id.get(each.event_id, each) for key, each in self._needed(event, before).items()}
+        # In a line the state before an event is what it cites, and need not be asked twice.
+        if state == {(each.event.type, each.event.state_key or ""): each.event for each in cited}:
+            return None, ""
+        return why_not_by_state(self._version, event, state, self._create), "the state before it"
+
+    def _as_redacted(self, known: Known) -> Known:
+        if not known.is_redacted:
+            return known
+        event = known.event
+        wire = redact(self._version, event.wire)
+        return replace(known, event=event_from_wire(self._version, wire, event.event_id, event.room_id))
 
     def _needed(self, event: Event, state: State) -> dict[StateKey, Event]:
         keys = needed_by(self._version, event)

@@ -22,6 +22,8 @@ from .stored_events import EventsByID, StoredEvents
 
 # LIMIT: what is remembered; names are asked for again beyond that.
 MAX_MEMO: Final = 1_000
+# LIMIT: entries of states that are kept by name, at about 100 bytes each.
+MAX_NAMED: Final = 500_000
 MAX_NAMES: Final = 300_000
 
 _CREATE: Final[StateKey] = ("m.room.create", "")
@@ -47,6 +49,8 @@ class Resolver:
         self._events = events
         self._report = report
         self._memo: OrderedDict[frozenset[int], State | None] = OrderedDict()
+        self._named_states: OrderedDict[int, dict[StateKey, EventID]] = OrderedDict()
+        self._named_entries = 0
         self._key_nids: dict[StateKey, int | None] = {}
         self._names: dict[int, StateKey] = {}
         self._ids: dict[int, EventID] = {}
@@ -122,6 +126,15 @@ class Resolver:
         return None
 
     def _named(self, state: State) -> dict[StateKey, EventID]:
-        names = self.names(state.entries)
-        ids = self.ids(state.entries.values())
-        return {names[key_nid]: ids[nid] for key_nid, nid in state.entries.items() if key_nid in names and nid in ids}
+        """Return a state by names; the ends of a graph are resolved again and again, so it is kept."""
+        named = self._named_states.get(state.digest)
+        if named is not None:
+            self._named_states.move_to_end(state.digest)
+            return named
+        names, ids = self.names(state.entries), self.ids(state.entries.values())
+        named = {names[key]: ids[nid] for key, nid in state.entries.items() if key in names and nid in ids}
+        self._named_states[state.digest] = named
+        self._named_entries += len(named)
+        while self._named_entries > MAX_NAMED and len(self._named_states) > 1:
+            self._named_entries -= len(self._named_states.popitem(last=False)[1])
+        return named

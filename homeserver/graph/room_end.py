@@ -40,6 +40,8 @@ _STATS: Final[Mapping[str, tuple[str, str]]] = {
 }
 # Longer texts are left out of some columns.
 _MAX_COLUMN: Final = 255
+# LIMIT: the room's state of the time is computed again while there are no more ends than these; the last one always is.
+MAX_ENDS: Final = 20
 
 
 class RoomEnd:
@@ -68,7 +70,7 @@ class RoomEnd:
             self._is_in_order = self._is_in_order and position > self._position
             self._position = position
             # Only in the order of showing are these the extremities that there were.
-            if row is not None and self._is_in_order:
+            if row is not None and self._is_in_order and len(self._ends) <= MAX_ENDS:
                 self._check_tip_group(row, after)
         elif position == 0 and row is not None:
             self._found.differs(row.event_id, "position", "one for an accepted event", "none")

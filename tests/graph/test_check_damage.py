@@ -61,6 +61,7 @@ def _empty_group(tx: Transaction, message: int, _name: int) -> None:
         pytest.param(_set(flags=SOFT_FAILED), {"forward extremities", "forward extremity"}, id="soft-failed end"),
         pytest.param(_set(state_group=4), {"state group"}, id="no such group"),
         pytest.param(_set(state_group=None), {"state group"}, id="no group"),
+        pytest.param(_set(redacted_by=4), {"redaction"}, id="redacted by nothing"),
         pytest.param(_set(tip_group=4), {"room state"}, id="no such room state"),
         pytest.param(_set(position=None), {"position", "forward extremities"}, id="no position"),
         pytest.param(_set_name(replaces_nid=4), {"replaced event"}, id="replaced event"),
@@ -183,6 +184,19 @@ async def test_citing_a_rejected_event_must_be_rejected(database: Database) -> N
     levels = graph.events[graph.state["m.room.power_levels", ""]]
     graph.add("m.room.message", BOB, {"body": "b"}, auth=[levels, bad])
     assert ["verdict"] == [difference.aspect for difference in (await check_graph(graph, database)).differences]
+
+
+@pytest_twisted.ensureDeferred
+async def test_event_may_have_been_judged_by_the_redacted_form_of_what_it_cites(database: Database) -> None:
+    graph = GraphBuilder(V10)
+    graph.create(BOB)
+    # Spec: rooms/v10, "Redactions": `invite` is not kept.
+    levels = graph.add("m.room.power_levels", ALICE, {"users": {str(ALICE): 100}, "invite": 90}, "")
+    redaction = graph.add("m.room.redaction", ALICE, {})
+    graph.built[levels.event_id].redacted_by = graph.built[redaction.event_id].nid
+    graph.add("m.room.member", BOB, {"membership": "invite"}, CAROL)
+    report = await check_graph(graph, database)
+    assert ["redaction"] == [difference.aspect for difference in report.differences]
 
 
 @pytest_twisted.ensureDeferred
