@@ -235,3 +235,9 @@ def test_quick_answers_agree_with_the_whole_test(source: dict[str, Any]) -> None
     matches = wanted.matches_event("m", ALICE, ROOM, {})
     assert not (wanted.is_pass_all and not matches)
     assert not (wanted.accepts_nothing and matches)
+
+
+def test_equal_filters_are_equal_whatever_is_in_them() -> None:
+    source = {"types": ["m.*", "a"], "not_types": ["*x"]}
+    assert EventFilter.parse(source) == EventFilter.parse(source)
+    assert EventFilter.parse(source) != EventFilter.parse({**source, "not_types": ["*y"]})
