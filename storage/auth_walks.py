@@ -28,8 +28,8 @@ _Link = tuple[int, int, int]
 
 # A part of a chain that is no longer is looked at event by event before anything is asked about it.
 SHORT: Final = 64
-# How many of the links to a chain are looked at first, then next, then all.
-_PAGES: Final = (64, 4_096, 2**62)
+# How many of the newest links to a chain are looked at; the next number where these do not decide, at last all.
+PAGES: Final = (64, 512, 4_096, 2**62)
 
 
 class UnconflictedNids(Protocol):
@@ -38,15 +38,52 @@ class UnconflictedNids(Protocol):
     def get(self, key_nid: int, /) -> int | None: ...
 
 
+class Members:
+    """Finds the unconflicted state event on each chain; there is one at most, for a chain has one key."""
+
+    def __init__(self, tx: Transaction, unconflicted: UnconflictedNids, conflicted: Container[int]) -> None:
+        self._tx = tx
+        self._unconflicted = unconflicted
+        self._conflicted = conflicted
+        # By chain; 0: none.
+        self.nids: dict[int, int] = {}
+
+    def learn(self, chains: Iterable[int]) -> list[int]:
+        """Look at those of these chains that were not met before, and return them."""
+        new = [chain for chain in chains if chain not in self.nids]
+        query = select(auth_chains.c.event_nid, auth_chains.c.key_nid)
+        keys: dict[int, int] = {}
+        for part in chunks(new):
+            keys.update((nid, key) for nid, key in self._tx.all(query.where(auth_chains.c.event_nid.in_(part))))
+        elsewhere: list[int] = []
+        for chain in new:
+            self.nids[chain] = 0
+            nid = self._unconflicted.get(keys[chain]) if chain in keys else None
+            if nid is None or nid in self._conflicted:
+                continue
+            if nid == chain:
+                self.nids[chain] = nid
+            else:
+                elsewhere.append(nid)
+        for nid, chain in chains_of(self._tx, elsewhere).items():
+            # It may be on another chain of its key, which is met by itself if it matters.
+            if chain in self.nids:
+                self.nids[chain] = nid
+        return new
+
+
 class Sweep:
     """Goes down the auth graph, newest events first, and notes which of the states reach what.
 
-    States are bits; `full` has all of them. When an event comes up, whatever reaches it has been up before.
+    States are bits; `full` has all of them. When an event comes up, whatever reaches it has been up before. What an
+    unconflicted state event cites is reached by all; this is seen where such an event comes up or an older one of its
+    chain, which in a long line of events spares the rest of the way.
     """
 
-    def __init__(self, tx: Transaction, full: int) -> None:
+    def __init__(self, tx: Transaction, members: Members, full: int) -> None:
         self._tx = tx
         self._full = full
+        self._members = members
         # Events to come: who reaches them, as far as known.
         self._arrivals: dict[int, int] = {}
         self._heap: list[int] = []
@@ -79,13 +116,20 @@ class Sweep:
             if not added:
                 continue
             chain = self._chains[nid]
-            reached = self._reached[chain] = self._reached.get(chain, 0) | added
+            member = self._members.nids[chain]
+            bits = self._full if member >= nid else added
+            reached = self._full if member > nid else self._reached.get(chain, 0) | added
             if reached != self._full:
                 self._since.setdefault(chain, nid)
             elif chain in self._since:
                 ranges[chain] = (nid, self._since.pop(chain))
+            if reached != self._full and member == nid:
+                # All before it are reached by all.
+                ranges[chain] = (nid - 1, self._since.pop(chain))
+                reached = self._full
+            self._reached[chain] = reached
             for to_chain, to_nid in self._links[nid]:
-                self.arrive(to_nid, to_chain, added)
+                self.arrive(to_nid, to_chain, bits)
         ranges.update((chain, (0, since)) for chain, since in self._since.items())
         return ranges
 
@@ -112,6 +156,7 @@ class Sweep:
         newest = self._heap if len(self._heap) <= CHUNK else nsmallest(CHUNK, self._heap)
         wanted = [-each for each in newest if -each not in self._links and self._added(-each)]
         self._links.update((nid, []) for nid in wanted)
+        self._members.learn({self._chains[nid] for nid in wanted})
         for nid, to_chain, to_nid in self._tx.all(query.where(auth_chains.c.event_nid.in_(wanted))):
             self._links[nid].append((to_chain, to_nid))
 
@@ -119,12 +164,11 @@ class Sweep:
 class Upwards:
     """Finds what of some chains is in the auth chain of the unconflicted state, by following the links backwards."""
 
-    def __init__(self, tx: Transaction, unconflicted: UnconflictedNids, conflicted: Container[int]) -> None:
+    def __init__(self, tx: Transaction, members: Members) -> None:
         self._tx = tx
-        self._unconflicted = unconflicted
-        self._conflicted = conflicted
-        # By chain: the unconflicted state event on it, and the newest event on it that such an event reaches; 0: none.
-        self._member: dict[int, int] = {}
+        self._members = members
+        self._member = members.nids
+        # By chain: the newest event on it that an unconflicted one reaches, by itself or as one before it.
         self._tops: dict[int, int] = {}
         # By chain: the links to it that were read, those to its newest events first, and what was asked for.
         self._into: dict[int, list[_Link]] = {}
@@ -136,6 +180,9 @@ class Upwards:
 
         `wanted` is (low, high) by chain: whether anything up to `low` is reached does not matter.
         """
+        for chain in wanted:
+            if nid := self._member.get(chain):
+                self._raise(chain, nid - 1)
         self._learn_members(wanted)
         while asks := self._open_questions(wanted):
             self._ask(asks)
@@ -154,9 +201,9 @@ class Upwards:
             seen[chain] = lowest
             links = self._into.get(chain, [])
             asked, page = self._asked.get(chain, (0, -1))
-            if page < 0 or (len(links) < _PAGES[page] and asked > lowest):
+            if page < 0 or (len(links) < PAGES[page] and asked > lowest):
                 asks[chain] = (lowest, max(page, 0))
-            elif len(links) >= _PAGES[page] and links[-1][2] >= lowest:
+            elif len(links) >= PAGES[page] and links[-1][2] >= lowest:
                 asks[chain] = (lowest, page + 1)
             else:
                 for source, source_nid, to_nid in links:
@@ -175,7 +222,7 @@ class Upwards:
         for chain, (lowest, page) in asks.items():
             self._asked[chain] = (lowest, page)
             self._into[chain] = []
-            rows.append((chain, lowest, _PAGES[page]))
+            rows.append((chain, lowest, PAGES[page]))
         term = (
             "SELECT to_chain, chain, event_nid, to_nid FROM auth_links"
             " WHERE to_chain = ? AND to_nid >= ? ORDER BY to_nid DESC, chain DESC LIMIT ?"
@@ -186,35 +233,19 @@ class Upwards:
             self._from.setdefault(source, []).append((source_nid, chain, to_nid))
         for chain in asks:
             self._into[chain].sort(key=_to_nid, reverse=True)
-        self._learn_members({source for _, source, _, _ in fresh})
+        sources = {source for _, source, _, _ in fresh}
+        for chain in sources:
+            if nid := self._member.get(chain):
+                self._raise(chain, nid - 1)
+        self._learn_members(sources)
         for chain, source, source_nid, to_nid in fresh:
             if self._is_reached(source, source_nid):
                 self._raise(chain, to_nid)
 
     def _learn_members(self, chains: Iterable[int]) -> None:
-        """Find the unconflicted state events on chains that were not met before."""
-        new = [chain for chain in chains if chain not in self._member]
-        query = select(auth_chains.c.event_nid, auth_chains.c.key_nid)
-        keys: dict[int, int] = {}
-        for part in chunks(new):
-            keys.update((nid, key) for nid, key in self._tx.all(query.where(auth_chains.c.event_nid.in_(part))))
-        unsure: dict[int, int] = {}
-        for chain in new:
-            self._member[chain] = 0
-            nid = self._unconflicted.get(keys[chain]) if chain in keys else None
-            if nid is None or nid in self._conflicted:
-                continue
-            if nid == chain:
-                self._member[chain] = nid
-            else:
-                unsure[nid] = chain
-        for nid, chain in chains_of(self._tx, unsure).items():
-            # It may be on another chain of its key, which is then met by itself if it matters.
-            if chain in self._member:
-                self._member[chain] = nid
-        for chain in new:
-            if self._member[chain]:
-                self._raise(chain, self._member[chain] - 1)
+        for chain in self._members.learn(chains):
+            if nid := self._member[chain]:
+                self._raise(chain, nid - 1)
 
     def _raise(self, chain: int, top: int) -> None:
         """Note that a chain is reached up to `top`, and what follows from that."""
