@@ -98,6 +98,12 @@ def _create_content(difference: Difference) -> Mapping[str, Any]:
     return {} if difference.room is None else difference.room.create.content
 
 
+def _is_format(difference: Difference, side: str, *changes: str) -> bool:
+    """Tell whether the difference is that `side` alone takes an event with one of these changes."""
+    taken = "ours" if difference.ours[0] == "allowed" else "synapse"
+    return difference.about == "format" and taken == side and difference.where in changes
+
+
 def _signatures_in_invite(event: Event) -> int:
     invite = event.content.get("third_party_invite")
     signed = invite.get("signed") if isinstance(invite, dict) else None
@@ -309,6 +315,43 @@ KNOWN_DIFFERENCES = (
             and _content(it).get("membership") != "join"
         ),
     ),
+    # The formats.  Synapse drops few malformed events here, and some of them where it stores them.
+    KnownDifference(
+        "many references",
+        'server-server API, "PDUs", `auth_events`: "Must contain less than or equal to 10 events"; '
+        '`prev_events`: "Must contain less than or equal to 20 events"',
+        lambda it: _is_format(
+            it, "synapse", "auth_events: 11", "auth_events: 20", "auth_events: 21", "prev_events: 21"
+        ),
+    ),
+    KnownDifference(
+        "great depths",
+        'rooms/v1, "Event format", `depth`: "Must be less than the maximum value for an integer (2^63 - 1)"',
+        lambda it: (
+            not it.version.strict_canonical_json and _is_format(it, "ours", f"depth: {2**53}", f"depth: {2**63 - 1}")
+        ),
+    ),
+    KnownDifference(
+        "names that are no room IDs",
+        'appendices, "Room IDs": the sigil is "!"',
+        lambda it: _is_format(it, "synapse", "room_id: 'x'"),
+    ),
+    KnownDifference(
+        "hashes without the one that counts",
+        'rooms/v1, "Event format", `hashes`: `sha256` is required',
+        lambda it: _is_format(it, "synapse", "hashes: {}", "hashes: {'sha1': 'a'}"),
+    ),
+    KnownDifference(
+        "a target of a redaction that is no text",
+        'rooms/v1, "Event format", `redacts`: string',
+        lambda it: not it.version.redacts_in_content and _is_format(it, "synapse", "redacts: 5", "redacts: None"),
+    ),
+    KnownDifference(
+        "what is no part of an event",
+        # Synapse trips over it, Sennit throws it away.
+        'server-server API, "Calculating the content hash for an event": "First, any existing `unsigned` ... removed"',
+        lambda it: _is_format(it, "ours", "unsigned: 5", "unsigned: None") and it.synapse[0] == "fault",
+    ),
 )
 
 # -- what is Sennit's fault -------------------------------------------------------------------------------------------
@@ -329,5 +372,10 @@ OPEN_FAULTS = (
             and "third_party_invite" in it.event.content
             and server_name_of(it.event.event_id) == server_name_of(it.event.sender)
         ),
+    ),
+    KnownDifference(
+        "times before 1970",
+        'rooms/v1, "Event format", `origin_server_ts`: an integer, and no least one is told',
+        lambda it: _is_format(it, "synapse", "origin_server_ts: -1"),
     ),
 )

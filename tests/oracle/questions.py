@@ -12,14 +12,14 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from homeserver.errors import AuthRuleBroken, BadJson
+from homeserver.errors import AuthRuleBroken, BadJson, MatrixError
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.auth.numbering import rule_number
 from homeserver.model.base64 import decode_base64, encode_base64
 from homeserver.model.canonical_json import check_strict, encode_canonical, encode_lax
 from homeserver.model.content.reading import is_user_id
 from homeserver.model.event import Event
-from homeserver.model.event_format import event_from_wire
+from homeserver.model.event_format import check_event_format, event_from_wire
 from homeserver.model.hashing import content_hash, encode_essential, encode_event, has_valid_content_hash
 from homeserver.model.ids import EventID
 from homeserver.model.receipt_of_events import signatures_needed
@@ -29,6 +29,7 @@ from homeserver.model.room_versions import V12, RoomVersion
 from homeserver.model.signing import BadSignature, sign_event, signature_in, verify_signed_event
 
 from .content import CREATOR, KEYS, SERVERS
+from .formats import changed_events
 from .graphs import RandomRoom, State, dependent_verdict, independent_verdict
 
 
@@ -253,6 +254,28 @@ def compare_wires(version: RoomVersion, wires: list[dict[str, Any]], answers: li
 
 def _hex(text: str) -> str:
     return decode_base64(text).hex()
+
+
+# -- formats ---------------------------------------------------------------------------------------------------------
+
+
+def ask_formats(version: RoomVersion) -> dict[str, Any]:
+    """Return the question, for Synapse's side, which of some changed events are events still."""
+    return {"ask": "formats", "version": version.identifier, "wires": [wire for _, wire in changed_events(version)]}
+
+
+def compare_formats(version: RoomVersion, answers: list[Any]) -> list[Difference]:
+    """Return what the two sides differ in about the format of events; `where` names the change."""
+    found = []
+    for (name, wire), theirs in zip(changed_events(version), answers, strict=True):
+        ours = ["allowed", ""]
+        try:
+            check_event_format(version, wire)
+        except MatrixError as fault:
+            ours = ["refused", fault.message]
+        if (ours[0] == "allowed") != (theirs[0] == "allowed"):
+            found.append(Difference("format", version, name, ours, theirs))
+    return found
 
 
 # -- JSON values -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from synapse.crypto.event_signing import (
 )
 from synapse.events import make_event_from_dict
 from synapse.events.utils import prune_event, validate_canonicaljson
+from synapse.federation.federation_base import event_from_pdu_json
 from synapse.state import v1, v2
 from synapse.storage.databases.main.event_federation import StateDifference
 from unpaddedbase64 import decode_base64
@@ -232,6 +233,17 @@ def answer_wires(question: Mapping[str, Any]) -> list[dict[str, Answer]]:
     return answers
 
 
+def answer_formats(question: Mapping[str, Any]) -> list[Answer]:
+    """Answer which of these may be events, from another server, of the room version."""
+    version = VERSIONS[question["version"]]
+
+    def read(wire: dict[str, Any]) -> None:
+        event = event_from_pdu_json(wire, version)
+        event_auth.validate_event_for_room_version(event)
+
+    return [attempt(lambda wire=wire: read(wire)) for wire in question["wires"]]
+
+
 def answer_values(question: Mapping[str, Any]) -> list[dict[str, Answer]]:
     """Answer how JSON values are written canonically, and whether they may be."""
     return [
@@ -247,6 +259,7 @@ ANSWERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "versions": lambda question: sorted(VERSIONS),
     "room": answer_room,
     "wires": answer_wires,
+    "formats": answer_formats,
     "values": answer_values,
 }
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from homeserver.model.event_format import check_event_format
 from homeserver.model.receipt_of_events import signatures_needed
-from homeserver.model.room_versions import V1, V2, RoomVersion
+from homeserver.model.room_versions import V1, V2, V12, RoomVersion
+
+from .formats import changed_events
 
 
 @pytest.mark.xfail(strict=True, reason="no server at all is asked for, where the event ID is of the sender's server")
@@ -26,3 +29,10 @@ def test_third_party_invite_is_signed_by_the_server_of_its_event_id(version: Roo
         "signatures": {},
     }
     assert {"a.example"} == set(signatures_needed(version, wire))
+
+
+@pytest.mark.xfail(strict=True, reason="an `origin_server_ts` below 0 is held to be no event")
+@pytest.mark.parametrize("version", [V1, V12], ids=lambda version: version.identifier)
+def test_time_before_1970_is_a_time(version: RoomVersion) -> None:
+    """Spec: rooms/v1 and v12, "Event format", `origin_server_ts`: an integer; who drops it has a hole in the graph."""
+    check_event_format(version, dict(changed_events(version))["origin_server_ts: -1"])

@@ -1,8 +1,8 @@
 """Synapse as an outside judge: random signed rooms, and what its own functions say of them.
 
-Compared are event IDs, reference hashes, content hashes, signatures both ways, redacted forms byte by byte, canonical
-JSON, the selection of auth events, the verdicts that need no state, those at three states for each event, and the
-state resolved from each fork, in every room version that is known here.
+Compared are event formats, event IDs, reference and content hashes, signatures both ways, redacted forms byte by byte,
+canonical JSON, the selection of auth events, the verdicts that need no state, those at three states for each event, and
+the state resolved from each fork, in every room version that is known here.
 
 What differs is a fault unless it stands in `known_differences`.  A failure tells the version and the seed of the room:
 `random_room(seed, version, size)` makes it again.
@@ -26,9 +26,11 @@ from .known_differences import known_difference
 from .questions import (
     Checks,
     Difference,
+    ask_formats,
     ask_room,
     ask_wires,
     choose_checks,
+    compare_formats,
     compare_room,
     compare_value,
     compare_wires,
@@ -84,6 +86,11 @@ def test_synapse_agrees_on_events_in_no_room(synapse: SynapseSide, version: Room
     random = Random(f"wires {FIRST_SEED} {version.identifier}")
     wires = [random_wire(random, version) for _ in range(WIRES)]
     report(unknown(compare_wires(version, wires, synapse.ask(ask_wires(version, wires)))))
+
+
+@VERSIONS
+def test_synapse_agrees_on_what_is_an_event(synapse: SynapseSide, version: RoomVersion) -> None:
+    report(unknown(compare_formats(version, synapse.ask(ask_formats(version)))))
 
 
 def test_synapse_agrees_on_canonical_json(synapse: SynapseSide) -> None:
