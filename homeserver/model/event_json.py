@@ -1,8 +1,12 @@
-"""The bytes that an event is stored as.
+"""The bytes that an event is stored as, and those that clients are shown.
 
-They are JSON, not canonical JSON: keys keep their order.  What matters is that the event that is read back has the
-same hashes and signatures as the one that was written, also in room versions whose events may have floats and integers
-of any size.  Events of the other versions cannot have them and take the short way.
+The stored bytes are JSON, not canonical JSON: keys keep their order.  What matters is that the event that is read back
+has the same hashes and signatures as the one that was written, also in room versions whose events may have floats and
+integers of any size.  Events of the other versions cannot have them and take the short way.
+
+What clients are shown is for reading alone: there an integer over 64 bits is a float, as it is to most of them anyway,
+so that everybody behind this may use a fast parser and encoder.  An event of such a room with an integer like that must
+not keep a whole room from syncing.
 
 Spec: rooms/v6, "Canonical JSON".
 """
@@ -10,12 +14,14 @@ Spec: rooms/v6, "Canonical JSON".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from .canonical_json import dump_exactly, parse_exactly
+from .canonical_json import JsonValue, dump_exactly, parse_exactly
 from .room_versions import RoomVersion
+
+_GREATEST_FLOAT: Final = 1.7976931348623157e308
 
 
 def dump_event(version: RoomVersion, wire: Mapping[str, Any]) -> bytes:
@@ -29,3 +35,25 @@ def load_event(version: RoomVersion, raw: bytes) -> dict[str, Any]:
     if not isinstance(wire, dict):
         raise ValueError("a stored event is an object")
     return wire
+
+
+def dump_shown(value: JsonValue) -> bytes:
+    """Return JSON of an event, or of a part of one, for clients; the fast encoder, where it will do.
+
+    Integers that do not fit into 64 bits become the nearest float.  `value` has passed `check_event_format`.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_with_small_integers(value))
+
+
+def _with_small_integers(value: JsonValue) -> JsonValue:
+    # The nesting is limited by the check, well below the limit of calls.
+    if isinstance(value, Mapping):
+        return {str(name): _with_small_integers(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_small_integers(inner) for inner in value]
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        return max(-_GREATEST_FLOAT, min(_GREATEST_FLOAT, value)) if abs(value) > _GREATEST_FLOAT else float(value)
+    return value

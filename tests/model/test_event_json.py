@@ -1,13 +1,21 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from homeserver.errors import BadJson
-from homeserver.model.canonical_json import check_lax, dump_exactly, encode_canonical, encode_lax, parse_exactly
-from homeserver.model.event_json import dump_event, load_event
+from homeserver.model.canonical_json import (
+    MAX_DEPTH,
+    check_lax,
+    dump_exactly,
+    encode_canonical,
+    encode_lax,
+    parse_exactly,
+)
+from homeserver.model.event_json import dump_event, dump_shown, load_event
 from homeserver.model.hashing import content_hash, encode_essential
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, V1, V5, V12
 
@@ -120,6 +128,38 @@ def test_deep_nesting_costs_no_stack() -> None:
         value = [value]
     with pytest.raises(BadJson):
         check_lax(value)
+
+
+@given(LAX_VALUES)
+def test_what_clients_are_shown_can_be_read_by_any_parser(value: Any) -> None:
+    shown = orjson.loads(dump_shown(value))
+    assert shown == json.loads(dump_shown(value))
+    assert shown == orjson.loads(orjson.dumps(shown))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2**64 - 1, "18446744073709551615"),
+        (-(2**63), "-9223372036854775808"),
+        (2**64, "1.8446744073709552e+19"),
+        (10**400, "1.7976931348623157e+308"),
+        (-(10**4000), "-1.7976931348623157e+308"),
+        (True, "true"),
+        (0.5, "0.5"),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_greater_integers_are_shown_as_floats(value: Any, text: str) -> None:
+    assert b'{"a":[' + text.encode() + b"]}" == dump_shown({"a": [value]})
+
+
+def test_the_deepest_event_can_be_shown() -> None:
+    value: Any = 2**70
+    for _ in range(MAX_DEPTH - 1):
+        value = [value]
+    check_lax({"a": value})
+    assert dump_shown({"a": value})
 
 
 def test_of_two_equal_keys_the_last_counts_in_every_version() -> None:
