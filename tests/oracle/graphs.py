@@ -99,6 +99,10 @@ class _Maker:
         self.room = RandomRoom(version, seed)
         # Some rooms are tidy, so that deep states come about; some are mostly nonsense.
         self.oddness = self.random.choice((0.0, 0.03, 0.1, 0.1, 0.4))
+        # In some, several moderators fight each other on branches that are seldom joined: work for state resolution.
+        self.is_contested = self.random.random() < 0.4
+        if self.is_contested:
+            self.oddness = min(self.oddness, 0.03)
         self.clock = 1_000
 
     def make(self, size: int) -> RandomRoom:
@@ -132,6 +136,9 @@ class _Maker:
         """Make the first few events as a client would, mostly."""
         branch = self.room.branches[0]
         self._append(branch, "m.room.member", CREATOR, CREATOR, {"membership": "join"}, tidy=True)
+        if self.is_contested:
+            self._appoint_moderators(branch)
+            return
         if self.random.random() < 0.85:
             levels = contents.power_levels(self.random, self.version, None, self.oddness / 2)
             if self.random.random() < 0.5 and isinstance(levels.get("users"), dict):
@@ -146,6 +153,15 @@ class _Maker:
                 content["join_authorised_via_users_server"] = CREATOR
             self._append(branch, "m.room.member", user, user, content, tidy=True)
 
+    def _appoint_moderators(self, branch: Branch) -> None:
+        users = {user: self.random.choice((50, 50, 75, 100)) for user in self.random.sample(USERS[1:], 3)}
+        if not self.version.privileged_creators:
+            users[CREATOR] = 100
+        self._append(branch, "m.room.power_levels", CREATOR, "", {"users": users, "state_default": 50}, tidy=True)
+        self._append(branch, "m.room.join_rules", CREATOR, "", {"join_rule": "public"}, tidy=True)
+        for user in USERS[1:]:
+            self._append(branch, "m.room.member", user, user, {"membership": "join"}, tidy=True)
+
     def _reshape(self) -> None:
         """Now and then fork a branch, or join two."""
         branches = self.room.branches
@@ -153,7 +169,7 @@ class _Maker:
         if chance < 0.15 and len(branches) < _MAX_BRANCHES:
             origin = self.random.choice(branches)
             branches.append(Branch(origin.tips, dict(origin.state)))
-        elif chance < 0.2 and len(branches) > 1:
+        elif chance < (0.16 if self.is_contested else 0.2) and len(branches) > 1:
             one, other = self.random.sample(branches, 2)
             self.room.forks.append([dict(branch.state) for branch in (one, other)])
             keys = dict.fromkeys((*one.state, *other.state))
@@ -171,7 +187,7 @@ class _Maker:
     def _sender(self, branch: Branch) -> str:
         """Return the creator, a member, or anybody."""
         chance = self.random.random()
-        if chance < 0.35:
+        if chance < (0.15 if self.is_contested else 0.35):
             return CREATOR
         members = [user for user in USERS if membership_at(self.room, branch, user) == "join"]
         return self.random.choice(members if members and chance < 0.75 else USERS)
@@ -182,7 +198,7 @@ class _Maker:
         sender = self._sender(branch)
         kind = random.choices(
             ("member", "power", "rules", "message", "state", "invite3", "aliases", "redaction", "create", "odd"),
-            (42, 16, 8, 6, 8, 6, 3, 5, 1, 3),
+            (40, 25, 12, 0, 20, 0, 0, 0, 0, 0) if self.is_contested else (42, 16, 8, 6, 8, 6, 3, 5, 1, 3),
         )[0]
         if kind == "member":
             target = sender if random.random() < 0.55 else random.choice(USERS)

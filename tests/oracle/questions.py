@@ -32,6 +32,8 @@ from .content import CREATOR, KEYS, SERVERS
 from .formats import changed_events
 from .graphs import RandomRoom, State, dependent_verdict, independent_verdict
 
+STALE_FORKS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -102,7 +104,20 @@ def choose_checks(room: RandomRoom) -> Checks:
         checks.append((number, cited))
         mixed = {key: random.choice(found) for key, found in by_key.items() if random.random() < 0.8}
         checks.append((number, {**mixed, create: 0}))
-    return Checks(checks, room.forks)
+    # An old state and a new one, and states of several branches, as a server has them that was away.
+    accepted = [number for number in range(1, len(room.events)) if number not in room.rejected]
+    stale = []
+    for _ in range(STALE_FORKS if len(accepted) > 3 else 0):
+        chosen = random.sample(accepted, random.choice((2, 2, 3)))
+        stale.append([_state_after(room, number) for number in chosen])
+    return Checks(checks, [*room.forks, *stale])
+
+
+def _state_after(room: RandomRoom, number: int) -> State:
+    event, before = room.events[number], room.befores[number]
+    if event.state_key is None or event.type == "m.room.create":
+        return before
+    return {**before, (event.type, event.state_key): number}
 
 
 def ask_room(room: RandomRoom, checks: Checks) -> dict[str, Any]:
