@@ -13,7 +13,7 @@ from homeserver.model.receipt_of_events import check_received, read_received
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.signing import sign_json
 
-from .room import ALICE, BOB, CAROL, KEYS, KNOWN_KEYS, MALLORY, NOW, VERSIONS, Graph
+from .room import ALICE, BOB, CAROL, KEYS, KNOWN_KEYS, MALLORY, NOW, VALID_UNTIL, VERSIONS, Graph
 
 
 def auth_of(graph: Graph, *keys: tuple[str, str]) -> list[str]:
@@ -112,11 +112,15 @@ LEVELS = {
 
 
 @VERSIONS
-@pytest.mark.parametrize("key", ["users", "events", "notifications", "ban", "users_default"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_hostile_24_odd_levels_give_nobody_power(version: RoomVersion, key: str, level: str) -> None:
+def test_hostile_24_odd_levels_give_nobody_power(version: RoomVersion, level: str) -> None:
     graph = Graph(version)
-    value = LEVELS[level]
+    for key in ("users", "events", "notifications", "ban", "users_default"):
+        _check_odd_level(graph, key, level)
+
+
+def _check_odd_level(graph: Graph, key: str, level: str) -> None:
+    version, value = graph.version, LEVELS[level]
     odd = (
         {MALLORY: value} if key == "users" else {"m.room.name": value} if key in ("events", "notifications") else value
     )
@@ -150,7 +154,7 @@ def test_hostile_24_many_users_are_read_in_time(version: RoomVersion) -> None:
     old = graph.state["m.room.power_levels", ""].content
     users = {**old["users"], **{f"@{number}:a": 1 for number in range(4_000)}}
     assert "accepted" == graph.take(graph.wire("m.room.power_levels", ALICE, {**old, "users": users}, ""))
-    users = {f"@{number}:a": 1 for number in range(100_000)}
+    users = {f"@{number}:a": 1 for number in range(20_000)}
     assert "dropped" == graph.take(graph.wire("m.room.power_levels", ALICE, {"users": users}, ""))
 
 
@@ -258,13 +262,13 @@ def test_hostile_29_prev_events_are_bounded(version: RoomVersion) -> None:
 
 
 @VERSIONS
-@pytest.mark.parametrize("ts", [0, 1, NOW, 2_000_000 - 1])
-@pytest.mark.parametrize("depth", [0, 1, 2**53 - 1])
-def test_hostile_32_clocks_and_depths_have_no_effect_on_permissions(version: RoomVersion, ts: int, depth: int) -> None:
+@pytest.mark.parametrize("ts", [0, 1, NOW, VALID_UNTIL])
+def test_hostile_32_clocks_and_depths_have_no_effect_on_permissions(version: RoomVersion, ts: int) -> None:
     graph = Graph(version)
-    times = {"origin_server_ts": ts, "depth": depth}
-    assert "accepted" == graph.take(graph.wire("m.room.message", BOB, {}, **times))
-    assert "rejected" == graph.take(graph.wire("m.room.message", CAROL, {}, **times))
+    for depth in (0, 1, 2**53 - 1):
+        times = {"origin_server_ts": ts, "depth": depth}
+        assert "accepted" == graph.take(graph.wire("m.room.message", BOB, {}, **times))
+        assert "rejected" == graph.take(graph.wire("m.room.message", CAROL, {}, **times))
 
 
 @VERSIONS

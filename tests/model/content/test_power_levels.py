@@ -174,15 +174,22 @@ def test_defaults_of_every_version(version: RoomVersion, content: dict[str, Any]
 
 
 @ALL_VERSIONS
-@pytest.mark.parametrize("key", [*LEVEL_KEYS, "users", "events", "notifications"])
 @pytest.mark.parametrize(
     ("value", "lenient"),
     [("75", 75), (" -0075 ", -75), (75.9, 75), (-75.9, -75), ("+75", 75), ("x", None), (None, None), (True, None)],
     ids=repr,
 )
 def test_texts_and_fractions_count_before_version_10_only(
-    version: RoomVersion, key: str, value: Any, lenient: int | None
+    version: RoomVersion, value: Any, lenient: int | None
 ) -> None:
+    for key in (*LEVEL_KEYS, "users", "events", "notifications"):
+        default, found = _default_and_level(version, key, value)
+        read = None if version.integer_power_levels else lenient
+        assert (default if read is None else read) == found, key
+
+
+def _default_and_level(version: RoomVersion, key: str, value: Any) -> tuple[int, int]:
+    """Return the default of a level, and what stands for it where `value` is said."""
     is_map = key in ("users", "events", "notifications")
     levels = levels_of(version, {key: {BOB: value} if is_map else value})
     found = {
@@ -194,8 +201,7 @@ def test_texts_and_fractions_count_before_version_10_only(
         "notifications": lambda: levels.notification(BOB),
     }.get(key, lambda: getattr(levels, key))()
     default = {**DEFAULTS, "users": 0, "events": 50, "events_default": 0, "state_default": 50, "notifications": 50}[key]
-    read = None if version.integer_power_levels else lenient
-    assert (default if read is None else read) == found
+    return default, found
 
 
 @ALL_VERSIONS
