@@ -192,9 +192,9 @@ def test_acl_is_compiled_once_for_an_event() -> None:
 @pytest.mark.parametrize("pattern", ["*?*?*?*?*?*a", "*a*a*a*a*a*a*a*b", "?" * 200 + "*b", "*" * 30_000 + "b"])
 def test_hostile_35_no_glob_is_slow(pattern: str) -> None:
     room_acl = acl(allow=EVERYBODY, deny=[pattern])
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert room_acl.allows("a" * 200 + ".c.x")
-    assert time.perf_counter() - begin < 0.05
+    assert time.process_time() - begin < 0.05
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_hostile_35_no_glob_is_slow(pattern: str) -> None:
 def test_hostile_35_ten_thousand_globs_are_compiled_once_and_answer_fast(globs: list[str]) -> None:
     one = event({"allow": EVERYBODY, "deny": [*globs, "*.denied.example"]})
     assert not ServerACL.from_event(one).allows("is.denied.example")
-    begin = time.perf_counter()
+    begin = time.process_time()
     for i in range(10):
         assert ServerACL.from_event(one).allows(f"server{i}.org")
-    assert (time.perf_counter() - begin) / 10 < 0.1
-    begin = time.perf_counter()
+    assert (time.process_time() - begin) / 10 < 0.1
+    begin = time.process_time()
     for _ in range(1_000):
         ServerACL.from_event(one).allows("server1.org")
-    assert (time.perf_counter() - begin) / 1_000 < 0.000_1
+    assert (time.process_time() - begin) / 1_000 < 0.000_1
 
 
 def test_names_are_remembered_within_bounds() -> None:
