@@ -90,12 +90,12 @@ def test_an_event_of_the_auth_difference_may_bring_a_key_that_no_state_has() -> 
 
 
 def test_changes_are_sorted_by_key() -> None:
-    sides = [[*ROOM, event(f"{side}{kind}", f"m.{kind}", "create join")] for side in "ab" for kind in "zyx"]
-    events = known(*(item for side in sides for item in side))
+    chosen = [event(event_id, f"m.{kind}", "create join") for event_id, kind in (("a", "z"), ("b", "x"), ("c", "x"))]
     conflict = Conflict(
-        state(*ROOM), {("m.x", ""): frozenset(map(EventID, ("ax", "bx"))), ("m.a", ""): frozenset((EventID("az"),))}
+        state(*ROOM), {("m.z", ""): frozenset((EventID("a"),)), ("m.x", ""): frozenset(map(EventID, "bc"))}
     )
-    assert [("m.x", ""), ("m.z", "")] == list(resolve(V11, conflict, events, create=CREATE))
+    changes = resolve(V11, conflict, known(*ROOM, *chosen), create=CREATE)
+    assert [(("m.x", ""), "c"), (("m.z", ""), "a")] == list(changes.items())
 
 
 # -- rooms/v2, "Iterative auth checks" ---------------------------------------------------------------------------------
@@ -161,6 +161,53 @@ def test_v1_settles_members_beside_each_other() -> None:
     base = [CREATE, JOIN, PUBLIC, levels]
     expected = state(*base, bob_out, carol_in)
     assert expected == resolved(V1, [*base, bob_out, carol_in], [*base, BOB_IN, carol_out])
+
+
+def test_v1_holds_what_one_state_lacks_for_undisputed_from_the_beginning() -> None:
+    # Bob is in one state only; his power levels are judged as if he were in both.
+    first = deep("first", 1, "m.room.power_levels", users={ALICE: 100, BOB: 100})
+    second = deep("second", 2, "m.room.power_levels", by=BOB, users={ALICE: 100, BOB: 100}, ban=40)
+    expected = state(*ROOM, second)
+    assert expected == resolved(V1, [CREATE, JOIN, PUBLIC, first], [*ROOM, second])
+
+
+@pytest.mark.parametrize(
+    ("event_type", "contents", "expected"),
+    [
+        ("m.room.join_rules", [{"join_rule": "public"}, {"join_rule": "invite"}, {"join_rule": "public"}], "e1"),
+        ("m.room.topic", [{}, {}, {}], "e3"),
+    ],
+)
+def test_v1_stops_at_the_first_that_is_not_allowed_for_what_the_rules_look_at(
+    event_type: str, contents: list[dict[str, Any]], expected: str
+) -> None:
+    # The second is Bob's, who may not.
+    senders = (ALICE, BOB, ALICE)
+    events = [
+        deep(f"e{number}", number, event_type, by=sender, **content)
+        for number, (sender, content) in enumerate(zip(senders, contents, strict=True), start=1)
+    ]
+    base = [CREATE, JOIN, BOB_IN, *([PUBLIC] if event_type == "m.room.topic" else [])]
+    assert expected == resolved(V1, *([*base, item] for item in events))[event_type, ""]
+
+
+def test_v1_stops_at_the_first_membership_that_is_not_allowed() -> None:
+    carol = UserID("@carol:c.example")
+    join = event("carol", "m.room.member", "create public", by=carol, key=carol, membership="join")
+    ban = deep("ban", 2, "m.room.member", by=BOB, key=carol, membership="ban")
+    leave = deep("leave", 3, "m.room.member", by=carol, key=carol, membership="leave")
+    assert "carol" == resolved(V1, [*ROOM, join], [*ROOM, ban], [*ROOM, leave])["m.room.member", carol]
+    assert "leave" == resolved(V1, [*ROOM, join], [*ROOM, leave])["m.room.member", carol]
+
+
+def test_v1_judges_members_by_the_join_rules_that_were_settled_before() -> None:
+    carol = UserID("@carol:c.example")
+    left = deep("left", 1, "m.room.member", by=carol, key=carol, membership="leave")
+    back = deep("back", 2, "m.room.member", by=carol, key=carol, membership="join")
+    closed = deep("closed", 1, "m.room.join_rules", join_rule="invite")
+    opened = deep("opened", 2, "m.room.join_rules", join_rule="public")
+    base = [CREATE, JOIN, BOB_IN]
+    assert state(*base, opened, back) == resolved(V1, [*base, closed, left], [*base, opened, back])
 
 
 def test_v1_event_ids_that_are_no_ascii_are_ordered_too() -> None:
