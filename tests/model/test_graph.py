@@ -208,8 +208,8 @@ def test_auth_chain_difference_is_the_union_less_the_intersection(
     parents: Parents, sets: list[frozenset[EventID]]
 ) -> None:
     events = {event_id: event(event_id, "".join(its)) for event_id, its in parents.items()}
-    chains = [(auth_chain(event_ids, events) | event_ids) & set(events) for event_ids in sets]
-    expected: set[EventID] = set().union(*chains) - set.intersection(*chains) if chains else set()
+    chains: list[set[EventID]] = [(auth_chain(event_ids, events) | event_ids) & set(events) for event_ids in sets]
+    expected: set[EventID] = set().union(*chains) - chains[0].intersection(*chains) if chains else set()
     assert expected == auth_chain_difference(sets, events)
 
 

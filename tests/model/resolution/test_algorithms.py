@@ -210,6 +210,23 @@ def test_v1_judges_members_by_the_join_rules_that_were_settled_before() -> None:
     assert state(*base, opened, back) == resolved(V1, [*base, closed, left], [*base, opened, back])
 
 
+def test_v1_judges_join_rules_by_the_power_levels_that_were_settled_before() -> None:
+    low = deep("low", 1, "m.room.power_levels", users={ALICE: 100})
+    high = deep("high", 2, "m.room.power_levels", users={ALICE: 100, BOB: 50})
+    alices = deep("alices", 1, "m.room.join_rules", join_rule="public")
+    bobs = deep("bobs", 2, "m.room.join_rules", by=BOB, join_rule="invite")
+    base = [CREATE, JOIN, BOB_IN]
+    assert state(*base, high, bobs) == resolved(V1, [*base, low, alices], [*base, high, bobs])
+
+
+def test_v1_judges_the_rest_by_the_members_that_were_settled_before() -> None:
+    levels = deep("levels", 1, "m.room.power_levels", users={ALICE: 100, BOB: 50})
+    again = deep("again", 2, "m.room.member", by=BOB, key=BOB, membership="join")
+    alices, bobs = deep("alices", 3), deep("bobs", 4, by=BOB)
+    base = [CREATE, JOIN, PUBLIC, levels]
+    assert state(*base, again, bobs) == resolved(V1, [*base, BOB_IN, alices], [*base, again, bobs])
+
+
 def test_v1_event_ids_that_are_no_ascii_are_ordered_too() -> None:
     topics = [deep(event_id, 1) for event_id in ("$\udc80", "$é", "$日")]
     assert resolved(V1, *([*ROOM, topic] for topic in topics))["m.room.topic", ""] in {t.event_id for t in topics}
