@@ -148,17 +148,15 @@ def check_received(received: Received, keys: Mapping[str, ServerKeys]) -> Checke
 
 def _must_sign(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
     """Return the servers without whose signature the event is dropped."""
-    sender_server = server_name_of(wire["sender"])
     servers: list[str] = []
     # Spec: "unless the event is a 3rd party invite": such may be sent by the server that the invited one chose, and
     # the rules compare its sender with the invite.
     if not _is_third_party_invite(wire):
-        servers.append(sender_server)
+        servers.append(server_name_of(wire["sender"]))
     if version.event_id_scheme is EventIDScheme.CHOSEN:
-        # Spec: "also require that a signature is present from the domain in the `event_id`, if it differs".
-        event_server = server_name_of(wire["event_id"])
-        if event_server != sender_server:
-            servers.append(event_server)
+        # Spec: "also require that a signature is present from the domain in the `event_id`"; of a third-party invite
+        # too, whose sender's server, which may be the same, is not asked for.
+        servers.append(server_name_of(wire["event_id"]))
     if wire["content"].get("membership") == "join":
         # COMPAT(synapse): a join that nobody vouches for is dropped, not kept as rejected.
         servers += _vouching(version, wire)

@@ -12,7 +12,6 @@ from typing import Any
 from homeserver.model.content.reading import is_user_id, lenient_integer
 from homeserver.model.event import Event
 from homeserver.model.ids import server_name_of
-from homeserver.model.room_versions import EventIDScheme
 
 from .content import LEVEL_KEYS
 from .graphs import RandomRoom
@@ -358,21 +357,6 @@ KNOWN_DIFFERENCES = (
 
 # Each has a test in `test_open_faults` that is expected to fail, and goes from here with it.
 OPEN_FAULTS = (
-    KnownDifference(
-        "third-party invites that nobody signed",
-        # Where the sender's server need not sign, that of the event ID must, though they are the same.
-        'server-server API, "Validating hashes and signatures on received events": "Room versions 1 and 2 also require '
-        'that a signature is present from the domain in the `event_id`"',
-        lambda it: (
-            it.about in ("valid", "whole")
-            and _allows(it)
-            and it.synapse == ["refused", "403: Event not signed by sending server"]
-            and it.version.event_id_scheme is EventIDScheme.CHOSEN
-            and it.event is not None
-            and "third_party_invite" in it.event.content
-            and server_name_of(it.event.event_id) == server_name_of(it.event.sender)
-        ),
-    ),
     KnownDifference(
         "times before 1970",
         'rooms/v1, "Event format", `origin_server_ts`: an integer, and no least one is told',
