@@ -122,8 +122,7 @@ class RoomDoor:
         judged, now_ms = self._compose_create(version, create, room_id)
         new_id = judged.event.room_id
         async with self._lanes.enter(new_id):
-            if await self._store.database.read(lambda tx: load_tip(tx, new_id)) is not None:
-                raise BadState("a room of this ID exists already")
+            await self._require_new(new_id)
             prepared: list[Prepared] = []
             try:
                 prepared.append(self._advance.start(version, judged, now_ms, sender_nid, key_nid))
@@ -143,6 +142,19 @@ class RoomDoor:
         Raises MissingEvents where events that it builds on or cites are not there, NotFound for an unknown room.
         """
         return await self._take_in(room_id, checked, self._receiving.prepare)
+
+    async def receive_create(self, version: RoomVersion, checked: CheckedEvent) -> RoomID:
+        """Begin a room with the create event that another server made; raises AuthRuleBroken for one that is none."""
+        event = checked.event
+        sender_nid = await self._store.interner.user(event.sender)
+        key_nid = (await self._store.interner.keys([CREATE_KEY]))[CREATE_KEY]
+        judged = judge_local(version, event, {}, event)
+        async with self._lanes.enter(event.room_id):
+            await self._require_new(event.room_id)
+            prepared = self._advance.start(version, judged, self._clock.now_ms(), sender_nid, key_nid)
+            waiting = self._commit.hand_over(event.room_id, [prepared])
+        await all_of(waiting)
+        return event.room_id
 
     async def receive_outlier(self, room_id: RoomID, checked: CheckedEvent) -> StoredEvent:
         """Keep an event whose place in the graph is not known, so that others can cite it; raises as `receive`."""
@@ -208,6 +220,11 @@ class RoomDoor:
         return await self._tips.state_events(await self.tip(room_id), tuple(keys))
 
     # -- 3: gates ----------------------------------------------------------------------------------------------------
+
+    async def _require_new(self, room_id: RoomID) -> None:
+        await self._tips.drained(room_id)
+        if await self._store.database.read(lambda tx: load_tip(tx, room_id)) is not None:
+            raise BadState("a room of this ID exists already")
 
     async def _pass_gates(self, room_id: RoomID, template: EventTemplate) -> EventTemplate:
         for gate in self._gates:

@@ -30,7 +30,7 @@ from homeserver.runtime.clock import Clock
 from storage.append import Append, TipRow
 from storage.auth_index import NewAuthEvent
 from storage.events import Flag, StoredEvent, find_nids, load_prev_nids, set_replaced
-from storage.state_groups import StateNids, differing_keys, extend
+from storage.state_groups import NewGroup, StateNids, differing_keys, extend
 from storage.store import Store
 
 from .advance import NO_POSITION, Prepared, count_changes, encode_event, membership_row, stored_event
@@ -283,8 +283,14 @@ class Receiving:
             append.stats = dict(redaction.stats or {})
         if is_accepted:
             made.extend(await self._advance(tip, prepared, prev, after, auth))
-        append.new_groups = tuple(point.new_group for point in made if point.new_group is not None)
-        prepared.new_states = tuple((point.state_group, point.state) for point in made)
+        kept = _referred(made, append)
+        append.new_groups = tuple(kept.values())
+        prepared.new_states = tuple((point.state_group, point.state) for point in made if point.state_group in kept)
+        prepared.resolved = tuple(
+            (groups, point)
+            for groups, point in prepared.resolved
+            if point.new_group is None or point.state_group in kept
+        )
         # From here on nothing may fail: a position that is not finished stops the stream.
         prepared.position = self._store.positions.allocate()
         if is_accepted:
@@ -458,6 +464,18 @@ def _needed(tip: RoomTip, event: Event) -> tuple[StateKey, ...]:
     return needed_state(
         tip.version, type=event.type, sender=event.sender, state_key=event.state_key, content=event.content
     )
+
+
+def _referred(made: Sequence[StatePoint], append: Append) -> dict[int, NewGroup]:
+    """Return those of the new groups that something refers to: the event, the room, or another new group."""
+    kept: dict[int, NewGroup] = {}
+    wanted = {append.state_group, append.tip_group}
+    for point in reversed(made):
+        group = point.new_group
+        if group is not None and group.state_group in wanted:
+            kept[group.state_group] = group
+            wanted.add(group.parent)
+    return kept
 
 
 def _require(prev: frozenset[EventID], auth: frozenset[EventID]) -> None:

@@ -160,6 +160,8 @@ def resolve_nids(
     if unstored is not None:
         source.keep([unstored.stored])
     source.load(conflicted | difference | subgraph)
+    # COMPAT(synapse): an event of a state counts as in the state's own auth chain, so one on which all agree is in all.
+    difference = {nid for nid in difference if not source.is_unconflicted(nid)}
     source.load_surroundings(version)
     by_key: dict[StateKey, set[EventID]] = {}
     for nid in conflicted:
@@ -217,6 +219,11 @@ class _Source(Mapping[EventID, Event]):
         }
         self._load_keys(needed)
         self.load(nid for key in needed if (nid := self.unconflicted_nid(key)) is not None)
+
+    def is_unconflicted(self, nid: int) -> bool:
+        """Tell whether an event that is here is the one on which the states agree for its key."""
+        key_nid = self.by_nid[nid].key_nid if nid in self.by_nid else None
+        return key_nid is not None and key_nid not in self._conflicted_keys and self._state.get(key_nid) == nid
 
     def unconflicted_nid(self, key: StateKey) -> int | None:
         """Return the event at a key on which the states agree."""

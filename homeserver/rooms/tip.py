@@ -26,7 +26,7 @@ class Extremity(NamedTuple):
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StatePoint:
     """A room state at a point of the graph (`state`: key_nid -> event_nid, a persistent map), and how it is stored.
 
