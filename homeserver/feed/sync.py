@@ -107,6 +107,8 @@ class _Room:
     is_sieved: bool = True
     # The state after all of the timeline's time, where that is known.
     state_group: int | None = None
+    # Whether ends of the room's graph met in that time: then the state changes by more than the events say.
+    is_forked: bool = False
     state: list[StoredEvent] | None = None
     summary: bytes = b""
 
@@ -370,7 +372,8 @@ class Sync:
         seen = await see(self._store, reader, events)
         is_filtered = not chosen.is_pass_all or chosen.contains_url is not None
         if events and not is_filtered:
-            room.state_group = events[-1].state_group
+            room.state_group = events[-1].room_group
+        room.is_forked = any(stored.tip_group is not None for stored in events)
         room.is_sieved = is_filtered
         if len(seen) < len(events):
             # What the user may not see may have changed the state: the timeline begins behind it.
@@ -435,7 +438,7 @@ class Sync:
         wants_end = request.state_after is not None
         lazy = request.filter.state.lazy_load_members or request.filter.timeline.lazy_load_members
         # With nothing left out, all changes are in the timeline.
-        is_complete = not is_full and not room.is_limited and not room.is_sieved
+        is_complete = not is_full and not room.is_limited and not room.is_sieved and not room.is_forked
         if is_complete and not (lazy and events):
             if wants_end:
                 return {
@@ -448,10 +451,7 @@ class Sync:
         if group is None:
             return {}, None
         end = await self._store.states.get(group)
-        first: dict[int, int | None] = {}
-        for seen in events:
-            if seen.stored.key_nid is not None:
-                first.setdefault(seen.stored.key_nid, seen.stored.replaces_nid)
+        first = await self._values_before(room, events)
         if not wants_end:
             # `state` leads to the start of the timeline; what the timeline hides of its own time goes there too.
             for key_nid, nid in first.items():
@@ -465,6 +465,20 @@ class Sync:
             return dict(end.items()), end
         start = await self._store.states.get(earlier)
         return {key: nid for key, nid in end.items() if start.get(key) != nid}, end
+
+    async def _values_before(self, room: _Room, events: Sequence[Seen]) -> dict[int, int | None]:
+        """Return for each key of the timeline's state events the event that it had when the timeline began."""
+        first: dict[int, int | None] = {}
+        for seen in events:
+            if seen.stored.key_nid is not None:
+                first.setdefault(seen.stored.key_nid, seen.stored.replaces_nid)
+        if first and room.is_forked:
+            # What an event replaced on its own branch need not be what the room had.
+            place, position = room.place, (events[0].stored.position or 1) - 1
+            group = await self._timeline.state_group_at(place.room_id, place.room_nid, position)
+            state = await self._store.states.get(group) if group is not None else {}
+            first = {key_nid: state.get(key_nid) for key_nid in first}
+        return first
 
     async def _lazy_members(
         self,
@@ -573,7 +587,7 @@ class Sync:
             member = (await self._store.events.get([place.nid])).get(place.nid)
             if member is None or member.event.sender in ignored:
                 continue
-            state = await self._store.states.get(member.state_group or 0)
+            state = await self._store.states.get(member.room_group or 0)
             keys = [*_STRIPPED, ("m.room.member", str(member.event.sender))]
             key_nids = await interner.find_keys(keys)
             nids = [nid for key in keys if key in key_nids and (nid := state.get(key_nids[key])) is not None]

@@ -51,13 +51,13 @@ class Seen:
 async def see(store: Store, reader: Reader, events: Sequence[StoredEvent]) -> list[Seen]:
     """Return those of the events of one room that the reader may see, in their order."""
     since = reader.joined_since
-    if since is not None and all((stored.position or 0) >= since and not stored.flags for stored in events):
+    if since is not None and all(_is_since(stored, since) and not stored.flags for stored in events):
         return [Seen(stored, _JOIN) for stored in events]
-    # Only events from before the user's join need the state at the event.
+    # Only events from before the user's join, or of another branch of the room, need the state at the event.
     older = [
         stored
         for stored in events
-        if not (since is not None and (stored.position or 0) >= since) and stored.state_group is not None
+        if not (since is not None and _is_since(stored, since)) and stored.state_group is not None
     ]
     member_key = ("m.room.member", str(reader.user_id))
     keys = await store.interner.find_keys([_VISIBILITY_KEY, member_key])
@@ -76,13 +76,18 @@ async def see(store: Store, reader: Reader, events: Sequence[StoredEvent]) -> li
     for stored in events:
         if stored.flags & HIDDEN:
             continue
-        if since is not None and (stored.position or 0) >= since:
+        if since is not None and _is_since(stored, since):
             result.append(Seen(stored, _JOIN))
         elif stored.state_group is not None:
             seen = _judge(reader, stored, states[stored.state_group], deciding, visibility_nid, member_nid)
             if seen is not None:
                 result.append(seen)
     return result
+
+
+def _is_since(stored: StoredEvent, joined_since: int) -> bool:
+    """Tell whether the reader was joined at the event for certain: it came later, and has all before it in it."""
+    return (stored.position or 0) >= joined_since and stored.tip_group is None
 
 
 def _judge(
@@ -101,6 +106,9 @@ def _judge(
 
     last_join = reader.joined_since if reader.joined_since is not None else reader.last_join
     joined_afterwards = last_join is not None and last_join > (stored.position or 0)
+    if reader.joined_since is not None and stored.tip_group is not None:
+        # On another branch than the join: neither came before the other, and the reader is there now.
+        joined_afterwards = True
     after = at(member_nid, before=False)
     membership = membership_of(after.event if after else None)
     # Spec: for the setting itself and the user's own membership, what was before or after the event decides.
