@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from homeserver.model.event_json import dump_shown
 from storage.events import StoredEvent
 
 
@@ -54,7 +55,7 @@ def render(
 def render_stripped(stored: StoredEvent) -> bytes:
     """Return the JSON of a state event as invitees are shown it. Spec: "Stripped state"."""
     event = stored.event
-    return orjson.dumps(
+    return dump_shown(
         {"type": event.type, "state_key": event.state_key, "sender": event.sender, "content": event.content}
     )
 
@@ -82,7 +83,7 @@ def _encode(stored: StoredEvent) -> bytes:
         if target is not None:
             shown["redacts"] = target
             shown["content"] = {**event.content, "redacts": target}
-    stored.head = orjson.dumps(shown)[:-1]
+    stored.head = dump_shown(shown)[:-1]
     stored.tail = _encode_tail(stored)
     return stored.head
 
@@ -111,4 +112,4 @@ def _encode_tail(stored: StoredEvent) -> bytes:
 
 
 def _member(name: str, value: Any) -> bytes:
-    return b"," + orjson.dumps(name) + b":" + orjson.dumps(value)
+    return b"," + orjson.dumps(name) + b":" + dump_shown(value)

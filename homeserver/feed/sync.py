@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import orjson
 from sqlalchemy import select
 
+from homeserver.model.event_json import dump_shown
 from homeserver.model.filters import EventFilter, Filter, RoomEventFilter
 from homeserver.model.ids import RoomID, UserID
 from homeserver.model.tokens import PaginationToken, StreamToken
@@ -565,7 +566,7 @@ class Sync:
             )
 
         if chosen.event_format == "federation":
-            return lambda stored, _membership: orjson.dumps({**stored.event.wire, "event_id": stored.event.event_id})
+            return lambda stored, _membership: dump_shown({**stored.event.wire, "event_id": stored.event.event_id})
         if chosen.event_fields is not None:
 
             def project(stored: StoredEvent, membership: bytes | None) -> bytes:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
 from homeserver.errors import NotAllowed, NotFound
 from homeserver.feed.feed import Feed
 from homeserver.feed.visible import see
 from homeserver.model.content.member import avatar_url, display_name
+from homeserver.model.event_json import dump_shown
 from homeserver.model.filters import Filter
 from homeserver.model.ids import RoomID, UserID
 from homeserver.model.tokens import PaginationToken
@@ -57,7 +56,7 @@ class StateReads:
     async def content(self, viewer: Viewer, room_id: RoomID, kind: str, state_key: str) -> bytes:
         """Return the content of a state event as JSON; raise NotAllowed, or NotFound where there is none."""
         stored = await self._one(viewer, room_id, kind, state_key)
-        return orjson.dumps(stored.event.content)
+        return dump_shown(stored.event.content)
 
     async def event(self, viewer: Viewer, room_id: RoomID, kind: str, state_key: str) -> bytes:
         """Return a whole state event as JSON; raise NotAllowed, or NotFound where there is none."""

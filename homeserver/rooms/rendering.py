@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from homeserver.feed.client_event import client_dict, render
+from homeserver.model.event_json import dump_shown
 from homeserver.model.filters import Filter
 from storage.events import StoredEvent
 
@@ -31,7 +32,7 @@ def shape_of(source: Mapping[str, Any]) -> Filter:
 def renderer(now_ms: int, device_nid: int | None, shape: Filter, bundles: Mapping[int, bytes] = NO_BUNDLES) -> Show:
     """Return what encodes the events of one answer."""
     if shape.event_format == "federation":
-        return lambda stored, _membership: orjson.dumps({**stored.event.wire, "event_id": stored.event.event_id})
+        return lambda stored, _membership: dump_shown({**stored.event.wire, "event_id": stored.event.event_id})
     if shape.event_fields is not None:
 
         def project(stored: StoredEvent, membership: bytes | None) -> bytes:
@@ -71,4 +72,4 @@ def object_of(parts: Mapping[str, Any]) -> bytes:
 
 
 def _member(name: str, value: Any) -> bytes:
-    return orjson.dumps(name) + b":" + (value if isinstance(value, bytes) else orjson.dumps(value))
+    return orjson.dumps(name) + b":" + (value if isinstance(value, bytes) else dump_shown(value))
