@@ -207,7 +207,7 @@ KNOWN_DIFFERENCES = (
             and _is(it, "m.room.power_levels")
             and it.event is not None
             and it.event.state_key not in ("", None)
-            and it.synapse[0] == "allowed"
+            and it.synapse[0] in ("allowed", "refused")
         ),
         unsettles=lambda room: any(event.state_key for event in _accepted(room, "m.room.power_levels")),
     ),
@@ -225,6 +225,20 @@ KNOWN_DIFFERENCES = (
         unsettles=lambda room: (
             not room.version.integer_power_levels
             and any(_has_unreadable_level(event.content) for event in _accepted(room, "m.room.power_levels"))
+        ),
+    ),
+    KnownDifference(
+        "other levels that only Python reads",
+        # true is 1 to it; to the spec it is no integer, so that there is no level.
+        'rooms/v1, "`m.room.power_levels` events accept values as strings": "a single base 10 integer"',
+        lambda it: (
+            it.about == "dependent"
+            and not it.version.integer_power_levels
+            and any(
+                lenient_integer(level) is None and _python_reads_it(level)
+                for content in _power_levels(it)
+                for level in _levels(content)
+            )
         ),
     ),
     KnownDifference(
