@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import select
 
+from homeserver.model.event_json import load_event
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
 
 from .events import find_nids
@@ -27,9 +27,10 @@ def auth_nids_of(tx: Transaction, nids: Iterable[int]) -> dict[int, tuple[int, .
     ids_by_room: dict[int, dict[int, list[str]]] = {}
     for part in chunks(nids):
         for nid, room_nid, version, raw in tx.all(query.where(events.c.event_nid.in_(part))):
+            room_version = KNOWN_ROOM_VERSIONS[version]
             # Not its redacted form: a redaction keeps `auth_events`.
-            references = orjson.loads(raw)["auth_events"]
-            if KNOWN_ROOM_VERSIONS[version].references_carry_hashes:
+            references = load_event(room_version, raw)["auth_events"]
+            if room_version.references_carry_hashes:
                 references = [reference[0] for reference in references]
             ids_by_room.setdefault(room_nid, {})[nid] = references
     result: dict[int, tuple[int, ...]] = {}

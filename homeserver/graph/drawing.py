@@ -13,6 +13,7 @@ import orjson
 
 from homeserver.model.event import Event
 from homeserver.model.event_format import event_from_wire
+from homeserver.model.event_json import load_event
 from homeserver.model.graph_drawing import DrawnEvent, DrawnGraph, Mark
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
@@ -64,7 +65,7 @@ def _parse(row: EventRow, version: RoomVersion | None, room_id: str) -> Event | 
     if version is None:
         return None
     try:
-        return event_from_wire(version, orjson.loads(row.json), EventID(row.event_id), RoomID(room_id))
+        return event_from_wire(version, load_event(version, row.json), EventID(row.event_id), RoomID(room_id))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from homeserver.model.event_format import is_room_naming
+from homeserver.model.event_json import load_event
 from homeserver.model.hashing import has_valid_content_hash
 from homeserver.model.receipt_of_events import Dropped, Received, read_received
 from homeserver.model.redaction import redact
@@ -37,7 +36,7 @@ Keys = Mapping[tuple[str, str], KnownKey]
 def read_event(version: RoomVersion, row: EventRow, found: RoomFindings) -> Received | None:
     """Return a stored event if it has the format of the room version, else tell and return None."""
     try:
-        return read_received(version, orjson.loads(row.json))
+        return read_received(version, load_event(version, row.json))
     except Dropped as fault:
         found.differs(row.event_id, "format", f"an event of room version {version.identifier}", fault)
     except ValueError as fault:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from homeserver.model.event import Event
 from homeserver.model.event_format import event_from_wire
+from homeserver.model.event_json import load_event
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.room_versions import RoomVersion
 from storage.events import Flag
@@ -105,7 +104,7 @@ class StoredEvents:
 
     def _parse(self, row: EventRow) -> Known | None:
         try:
-            return self.take(row, orjson.loads(row.json))
+            return self.take(row, load_event(self.version, row.json))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             # Told where it is checked itself.
             return None

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import orjson
 
+from homeserver.errors import BadJson
+
 from .canonical_json import JsonValue, dump_exactly, parse_exactly
 from .room_versions import RoomVersion
 
@@ -30,8 +32,11 @@ def dump_event(version: RoomVersion, wire: Mapping[str, Any]) -> bytes:
 
 
 def load_event(version: RoomVersion, raw: bytes) -> dict[str, Any]:
-    """Return the event of `dump_event`; raise ValueError or `BadJson` if the bytes are not from there."""
-    wire = orjson.loads(raw) if version.strict_canonical_json else parse_exactly(raw)
+    """Return the event of `dump_event`; raise ValueError if the bytes are not from there."""
+    try:
+        wire = orjson.loads(raw) if version.strict_canonical_json else parse_exactly(raw)
+    except BadJson as fault:
+        raise ValueError("a stored event is JSON") from fault
     if not isinstance(wire, dict):
         raise ValueError("a stored event is an object")
     return wire
