@@ -403,11 +403,14 @@ def _run(options: argparse.Namespace) -> int:
 
     from homeserver.app import Homeserver
     from homeserver.extensions import default_extensions
+    from homeserver.runtime.clock import RealClock
+    from homeserver.runtime.garbage import GarbageCollection
 
     config = _config(options)
     _start_logging(config)
     reactor = _reactor()
     homeserver = Homeserver(config, reactor=reactor, extensions=default_extensions())
+    garbage = GarbageCollection(RealClock(reactor))
     outcome = _Outcome(options.debug)
     is_started: list[bool] = []
     is_stopping: list[bool] = []
@@ -418,6 +421,7 @@ def _run(options: argparse.Namespace) -> int:
             if is_stopping:
                 return
             is_started.append(True)
+            garbage.start()
             _write_pid(config)
             await _first_account(homeserver, config)
             print(_ready_text(config), flush=True)
@@ -429,6 +433,7 @@ def _run(options: argparse.Namespace) -> int:
 
     async def stop() -> None:
         is_stopping.append(True)
+        garbage.stop()
         try:
             await Deferred.fromCoroutine(homeserver.stop()).addTimeout(STOP_TIMEOUT_S, reactor)
         except TimeoutError:
