@@ -244,6 +244,7 @@ class Receiving:
             after = self._with(tip, before, key_nid, nid)
         made = [point for point in dict.fromkeys((before, after)) if point.new_group is not None]
         stored = stored_event(event, nid, tip.room_nid, after.state_group, sender_nid, now_ms, key_nid, len(encoded))
+        stored.position = None
         stored.flags = _flags(judged.verdict)
         if is_accepted and redaction is not None and not redaction.nids:
             # Spec: room versions, "Handling redactions": it is not shown before it redacts something.
