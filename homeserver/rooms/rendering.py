@@ -67,9 +67,9 @@ def array(encoded: list[bytes]) -> bytes:
 
 
 def object_of(parts: Mapping[str, Any]) -> bytes:
-    """Return a JSON object, in which values that are bytes are JSON already."""
+    """Return a JSON object, in which values that are bytes are JSON already; the others are of this server's making."""
     return b"{" + b",".join(_member(name, value) for name, value in parts.items()) + b"}"
 
 
 def _member(name: str, value: Any) -> bytes:
-    return orjson.dumps(name) + b":" + (value if isinstance(value, bytes) else dump_shown(value))
+    return orjson.dumps(name) + b":" + (value if isinstance(value, bytes) else orjson.dumps(value))

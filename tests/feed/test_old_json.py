@@ -17,12 +17,16 @@ import pytest_twisted
 
 from api.client.directory import page_to_wire
 from homeserver.feed.sync import Streams, Sync, SyncRequest
+from homeserver.graph.drawing import read_graph
 from homeserver.model.event import EventTemplate
 from homeserver.model.filters import Filter
+from homeserver.model.graph_drawing import DrawnGraph
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.tokens import PaginationToken, StreamToken
 from homeserver.rooms.upgrade import Upgrades
 from storage.events import Flag, StoredEvent
+from storage.inspection import find_room
+from storage.transaction import Transaction
 from tests.support.graph_check import assert_sound
 from tests.support.other_server import BOB, OtherServer
 from tests.support.room_reads import RoomReads
@@ -43,7 +47,8 @@ SHOWN: Final[Mapping[str, Any]] = {
     "long": 1.7976931348623157e308,
     "plain": 2**64 - 1,
 }
-LEVELS: Final = {"users": {"@alice:example.org": 100, BOB: 100, "@low:b.example": -(2**70)}, "kick": 1.5, "ban": "50"}
+USERS: Final[Mapping[str, Any]] = {"@alice:example.org": 100, BOB: 100, "@low:b.example": -(2**70)}
+LEVELS: Final[Mapping[str, Any]] = {"users": USERS, "kick": 1.5, "ban": "50"}
 
 
 class OldRoom:
@@ -275,6 +280,15 @@ async def test_numbers_that_only_old_rooms_may_have_are_shown_everywhere(rooms: 
     old.wake()
     await assert_shown(old)
     await assert_sound(rooms, old.room_id)
+    drawn = await rooms.store.database.read(lambda tx: _drawn(tx, old.room_id))
+    # What can be read is drawn with what it builds on.
+    assert [False] + [True] * (len(drawn.events) - 1) == [bool(event.prev_event_ids) for event in drawn.events]
+
+
+def _drawn(tx: Transaction, room_id: RoomID) -> DrawnGraph:
+    room = find_room(tx, room_id)
+    assert room is not None
+    return read_graph(tx, room, 1_000)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -319,7 +333,7 @@ async def test_forks_with_odd_numbers_resolve(rooms: RoomServer) -> None:
             await old.other.event(old.room_id, BOB, "m.room.topic", {"topic": f"fork {number}", **ODD}, "")
             for number in range(3)
         ]
-        levels = {**LEVELS, "users": {**LEVELS["users"], "@more:b.example": -(10**300)}, **ODD}
+        levels = {**LEVELS, "users": {**USERS, "@more:b.example": -(10**300)}, **ODD}
         fork.append(await old.other.event(old.room_id, BOB, "m.room.power_levels", levels, ""))
         for checked in fork:
             await rooms.door.receive(old.room_id, checked)
