@@ -206,14 +206,33 @@ def load_prev_nids(tx: Transaction, nids: Iterable[int]) -> dict[int, int]:
     return result
 
 
-def find_redactions(tx: Transaction, room_nid: int, target_id: str) -> list[int]:
-    """Return the redactions in the room that name an event, the earliest first."""
-    query = (
-        select(redactions.c.redaction_nid)
-        .where(redactions.c.target_id == target_id, redactions.c.room_nid == room_nid)
+@dataclass(frozen=True, slots=True)
+class LookAhead:
+    """What is stored of events that are about to be taken in: mostly nothing.
+
+    `nids` are the (number, room) of those that are there, in whatever room; `redactions` by the ID of their target.
+    """
+
+    nids: Mapping[str, tuple[int, int]]
+    redactions: Mapping[str, Sequence[int]]
+
+
+def look_ahead(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> LookAhead:
+    """Return what is stored of these events of a room, and the redactions of it that name them, earliest first."""
+    nids: dict[str, tuple[int, int]] = {}
+    waiting: dict[str, list[int]] = {}
+    known = select(events.c.event_id, events.c.event_nid, events.c.room_nid)
+    naming = (
+        select(redactions.c.target_id, redactions.c.redaction_nid)
+        .where(redactions.c.room_nid == room_nid)
         .order_by(redactions.c.redaction_nid)
     )
-    return [row[0] for row in tx.all(query)]
+    for part in chunks(event_ids):
+        for event_id, nid, its_room in tx.all(known.where(events.c.event_id.in_(part))):
+            nids[event_id] = nid, its_room
+        for target_id, nid in tx.all(naming.where(redactions.c.target_id.in_(part))):
+            waiting.setdefault(target_id, []).append(nid)
+    return LookAhead(nids, waiting)
 
 
 def timeline_before(tx: Transaction, room_nid: int, before: int, limit: int, after: int | None = None) -> list[int]:

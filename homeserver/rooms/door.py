@@ -9,10 +9,13 @@ Spec: server-server API, "PDUs"; client-server API, "Sending events to a room".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from homeserver.errors import AuthRuleBroken, BadJson, BadState, StorageUnavailable
+from twisted.internet.defer import Deferred
+
+from homeserver.errors import AuthRuleBroken, BadJson, BadState, HomeserverError, StorageUnavailable
 from homeserver.feed.feed import Feed
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
@@ -28,7 +31,7 @@ from homeserver.model.signing import SigningKey
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from storage.append import TransactionRow
-from storage.events import StoredEvent
+from storage.events import LookAhead, StoredEvent
 from storage.room_tips import load_tip
 from storage.store import Store
 
@@ -36,8 +39,10 @@ from .advance import Advance, Prepared
 from .commit import Commit, all_of
 from .effects import plan_redaction
 from .gather import CREATE_KEY, Tips
-from .receiving import Receiving
+from .receiving import MissingEvents, Receiving
 from .tip import Extremity, RoomTip, StateEvents
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,19 @@ class RoomDoor:
         Whatever the verdict is: `StoredEvent.flags` tells. An event that is there already is returned as it was stored.
         Raises MissingEvents where events that it builds on or cites are not there, NotFound for an unknown room.
         """
-        return await self._take_in(room_id, checked, self._receiving.prepare)
+        taken = (await self.receive_all(room_id, [checked]))[0]
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
+
+    async def receive_all(
+        self, room_id: RoomID, events: Sequence[CheckedEvent]
+    ) -> list[StoredEvent | MissingEvents | HomeserverError]:
+        """Take in events of one room in this order; return what became of each, once all are on disk.
+
+        One that cannot be taken in does not keep the others from it. Raises NotFound for an unknown room.
+        """
+        return await self._take_in(room_id, events, self._receiving.prepare)
 
     async def receive_create(self, version: RoomVersion, checked: CheckedEvent) -> RoomID:
         """Begin a room with the create event that another server made; raises AuthRuleBroken for one that is none."""
@@ -158,26 +175,39 @@ class RoomDoor:
 
     async def receive_outlier(self, room_id: RoomID, checked: CheckedEvent) -> StoredEvent:
         """Keep an event whose place in the graph is not known, so that others can cite it; raises as `receive`."""
-        return await self._take_in(room_id, checked, self._receiving.prepare_outlier)
+        taken = (await self._take_in(room_id, [checked], self._receiving.prepare_outlier))[0]
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
 
     async def _take_in(
         self,
         room_id: RoomID,
-        checked: CheckedEvent,
-        prepare: Callable[[RoomTip, CheckedEvent], Awaitable[Prepared | StoredEvent]],
-    ) -> StoredEvent:
-        if checked.event.room_id != room_id:
-            raise BadJson("the event is of another room")
+        events: Sequence[CheckedEvent],
+        prepare: Callable[[RoomTip, CheckedEvent, LookAhead], Awaitable[Prepared | StoredEvent]],
+    ) -> list[StoredEvent | MissingEvents | HomeserverError]:
+        outcomes: list[StoredEvent | MissingEvents | HomeserverError | Deferred[StoredEvent]] = []
         async with self._lanes.enter(room_id):
             tip = self._tips.find(room_id) or await self._tips.get(room_id)
-            prepared = await prepare(tip, checked)
-            if isinstance(prepared, StoredEvent):
-                # It may be on its way to the disk only.
+            ahead = await self._receiving.look_ahead(tip, events)
+            for checked in events:
+                try:
+                    if checked.event.room_id != room_id:
+                        raise BadJson("the event is of another room")
+                    # Read anew each time: a commit that fails meanwhile takes the room back to what is stored.
+                    prepared = await prepare(await self._tips.get(room_id), checked, ahead)
+                except (MissingEvents, HomeserverError) as fault:
+                    outcomes.append(fault)
+                    continue
+                if isinstance(prepared, StoredEvent):
+                    outcomes.append(prepared)
+                    continue
+                outcomes.extend(self._commit.hand_over(room_id, [prepared]))
+                self._receiving.keep(prepared)
+            if not all(isinstance(outcome, Deferred) for outcome in outcomes):
+                # What is there already may be on its way to the disk only.
                 await self._tips.drained(room_id)
-                return prepared
-            waiting = self._commit.hand_over(room_id, [prepared])
-            self._receiving.keep(prepared)
-        return (await all_of(waiting))[0]
+        return [await _outcome(each) if isinstance(each, Deferred) else each for each in outcomes]
 
     # -- reading what the door knows ---------------------------------------------------------------------------------
 
@@ -333,6 +363,16 @@ class RoomDoor:
             now_ms=now_ms,
         )
         return judge_local(version, event, {}, event), now_ms
+
+
+async def _outcome(waiting: Deferred[StoredEvent]) -> StoredEvent | HomeserverError:
+    try:
+        return await waiting
+    except HomeserverError as fault:
+        return fault
+    except Exception:  # the others have to be waited for; this one tells as much as a caller can use
+        logger.exception("An event that was taken in could not be stored")
+        return StorageUnavailable("the event could not be stored")
 
 
 def _prev_events(tip: RoomTip) -> tuple[Extremity, ...]:

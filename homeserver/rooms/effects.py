@@ -5,7 +5,7 @@ Spec: client-server API, "Redactions" and "Relationships"; room versions, "Handl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeGuard
 
@@ -19,7 +19,7 @@ from homeserver.model.ids import server_name_of
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import RoomVersion
 from storage.append import RelationRow
-from storage.events import Flag, StoredEvent, find_redactions
+from storage.events import Flag, StoredEvent
 from storage.store import Store
 
 from .gather import Tips
@@ -176,11 +176,17 @@ async def plan_received_redaction(
     return RedactionPlan(target_id, (target.nid,), stats)
 
 
-async def find_waiting_redaction(store: Store, tips: Tips, tip: RoomTip, event: Event) -> StoredEvent | None:
-    """Return the redaction of an event that came before it, if its sender may redact it."""
-    event_id = event.event_id
-    nids = await store.database.read(lambda tx: find_redactions(tx, tip.room_nid, event_id))
-    found = await store.events.get(nids) if nids else {}
+async def find_waiting_redaction(
+    store: Store, tips: Tips, tip: RoomTip, event: Event, stored: Sequence[int]
+) -> StoredEvent | None:
+    """Return the redaction of an event that came before it, if its sender may redact it; `stored` are those on disk."""
+    flying = [
+        each.nid
+        for each in tips.in_flight.values()
+        if each.event.type == "m.room.redaction" and each.event.redacts == event.event_id
+    ]
+    nids = sorted({*stored, *flying})
+    found = await tips.load(nids) if nids else {}
     for nid in nids:
         redaction = found.get(nid)
         if redaction is None or redaction.state_group is None or redaction.flags & ~Flag.INERT:

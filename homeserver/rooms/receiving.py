@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from homeserver.errors import BadJson
 from homeserver.feed.feed import MemberChange
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.event import Event, StateKey
@@ -29,7 +30,7 @@ from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.runtime.clock import Clock
 from storage.append import Append, TipRow
 from storage.auth_index import NewAuthEvent
-from storage.events import Flag, StoredEvent, find_nids, load_prev_nids, set_replaced
+from storage.events import Flag, LookAhead, StoredEvent, find_nids, load_prev_nids, look_ahead, set_replaced
 from storage.state_groups import NewGroup, StateNids, differing_keys, extend
 from storage.store import Store
 
@@ -81,13 +82,20 @@ class Receiving:
         self._server_name = server_name
         self.state_at = StateAt(store)
 
-    async def prepare(self, tip: RoomTip, checked: CheckedEvent) -> Prepared | StoredEvent:
+    async def look_ahead(self, tip: RoomTip, events: Sequence[CheckedEvent]) -> LookAhead:
+        """Return what of these events is stored: one read for all of them, for nearly always it is nothing."""
+        wanted = [checked.event.event_id for checked in events if self._at_hand(checked.event.event_id) is None]
+        if not wanted:
+            return LookAhead({}, {})
+        return await self._store.database.read(lambda tx: look_ahead(tx, tip.room_nid, wanted))
+
+    async def prepare(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
         """Return the append of an event, or the stored event where it has its place already.
 
         Raises MissingEvents where the graph around it is not there.
         """
         event = checked.event
-        known = (await self._find(tip, (event.event_id,))).get(event.event_id)
+        known = await self._known(tip, event, ahead)
         if known is not None and not known.is_outlier:
             return known
         if known is not None:
@@ -97,12 +105,12 @@ class Receiving:
         prev, auth = await self._surroundings(tip, event)
         before = await self._state_before(tip, prev)
         judged = await self._judge(tip, checked, before, auth, known)
-        return await self._place(tip, judged, prev, auth, before, known)
+        return await self._place(tip, judged, prev, auth, before, known, ahead)
 
-    async def prepare_outlier(self, tip: RoomTip, checked: CheckedEvent) -> Prepared | StoredEvent:
+    async def prepare_outlier(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
         """Return the append of an event that has no place yet, or the stored event where it is there already."""
         event = checked.event
-        known = (await self._find(tip, (event.event_id,))).get(event.event_id)
+        known = await self._known(tip, event, ahead)
         if known is not None:
             return known
         auth = await self._find(tip, event.auth_event_ids)
@@ -123,12 +131,27 @@ class Receiving:
 
     # -- what is around the event ------------------------------------------------------------------------------------
 
+    def _at_hand(self, event_id: EventID) -> StoredEvent | None:
+        return self._tips.find_flying(event_id) or self._store.events.find_by_id(event_id)
+
+    async def _known(self, tip: RoomTip, event: Event, ahead: LookAhead) -> StoredEvent | None:
+        stored = self._at_hand(event.event_id)
+        if stored is None and event.event_id in ahead.nids:
+            nid, room_nid = ahead.nids[event.event_id]
+            stored = (await self._store.events.get([nid])).get(nid) if room_nid == tip.room_nid else None
+            if stored is None:
+                raise BadJson("an event of this ID is in another room")
+        elif stored is not None and stored.room_nid != tip.room_nid:
+            # Only where senders choose the IDs of events (room versions 1 and 2).
+            raise BadJson("an event of this ID is in another room")
+        return stored
+
     async def _find(self, tip: RoomTip, event_ids: Collection[EventID]) -> dict[EventID, StoredEvent]:
         """Return those of these events that the room has, decided ones included."""
         found: dict[EventID, StoredEvent] = {}
         missing: list[EventID] = []
         for event_id in event_ids:
-            stored = self._tips.find_flying(event_id) or self._store.events.find_by_id(event_id)
+            stored = self._at_hand(event_id)
             if stored is None:
                 missing.append(event_id)
             elif stored.room_nid == tip.room_nid:
@@ -213,7 +236,7 @@ class Receiving:
         """Return the append of an event of this server that builds on some of the ends of the graph."""
         before = await self.state_of(tip, ends)
         prev = list((await self._tips.load(end.nid for end in ends)).values())
-        prepared = await self._place(tip, judged, prev, auth, before, None)
+        prepared = await self._place(tip, judged, prev, auth, before, None, LookAhead({}, {}))
         if redaction is not None:
             prepared.redaction = redaction
         return prepared
@@ -226,6 +249,7 @@ class Receiving:
         auth: dict[EventID, StoredEvent],
         before: StatePoint,
         known: StoredEvent | None,
+        ahead: LookAhead,
     ) -> Prepared:
         event, interner = judged.event, self._store.interner
         is_accepted = judged.verdict is Verdict.ACCEPTED
@@ -233,7 +257,7 @@ class Receiving:
         key_nid = await self._key_nid(event)
         replaced_nid = before.state.get(key_nid) if key_nid is not None else None
         replaced = (await self._tips.load([replaced_nid])).get(replaced_nid) if replaced_nid is not None else None
-        redaction, redacted_by = await self._redactions(tip, judged, before)
+        redaction, redacted_by = await self._redactions(tip, judged, before, ahead)
         encoded = encode_event(tip.version, event)
         now_ms = self._clock.now_ms()
 
@@ -396,12 +420,13 @@ class Receiving:
     # -- what follows ------------------------------------------------------------------------------------------------
 
     async def _redactions(
-        self, tip: RoomTip, judged: Judged, before: StatePoint
+        self, tip: RoomTip, judged: Judged, before: StatePoint, ahead: LookAhead
     ) -> tuple[RedactionPlan | None, StoredEvent | None]:
         """Return what the event redacts, and the redaction that was waiting for it."""
         if judged.verdict is Verdict.REJECTED:
             return None, None
-        waiting = await find_waiting_redaction(self._store, self._tips, tip, judged.event)
+        naming = ahead.redactions.get(judged.event.event_id, ())
+        waiting = await find_waiting_redaction(self._store, self._tips, tip, judged.event, naming)
         if judged.event.type != "m.room.redaction" or judged.verdict is not Verdict.ACCEPTED:
             return None, waiting
         target_id = judged.event.redacts

@@ -125,6 +125,24 @@ async def test_events_that_come_together_are_placed_one_by_one(rooms: RoomServer
 
 
 @pytest_twisted.ensureDeferred
+async def test_events_of_one_transaction_are_taken_in_together(rooms: RoomServer) -> None:
+    draw = random.Random(8)
+    room = build_random_room(79, KNOWN_ROOM_VERSIONS["10"], events=80, branches=5, key=key_of)
+    events = [arrived(room.version, event) for event in shuffled(draw, room.events)]
+    room_id = await rooms.door.receive_create(room.version, events[0])
+    late = events.pop(40)
+    taken = await rooms.door.receive_all(room_id, [*events[1:], late, events[5]])
+    missing = [outcome for outcome in taken if isinstance(outcome, MissingEvents)]
+    assert all(late.event.event_id in each.prev | each.auth for each in missing[:1])
+    waiting = [checked for checked, outcome in zip(events[1:], taken, strict=False) if outcome in missing]
+    stored = [each for each in (*taken, *await rooms.door.receive_all(room_id, waiting))]
+    found = {each.event_id: each for each in stored if isinstance(each, StoredEvent)}
+    assert {event.event_id for event in room.events[1:]} == found.keys()
+    await assert_same_states(rooms, room, found)
+    await assert_sound(rooms, room_id)
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_event_that_is_there_comes_back_as_it_was_stored(rooms: RoomServer) -> None:
     room = build_random_room(3, KNOWN_ROOM_VERSIONS["12"], events=12, branches=2, key=key_of)
     stored = await take_in(rooms, room.version, room.events)
