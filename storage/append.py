@@ -92,6 +92,8 @@ class Append:
     flags: int = 0
     redacted_by: int | None = None
     is_known: bool = False
+    # Whether the room's state changes by more than the event says, because ends of the graph met.
+    is_merge: bool = False
     # Of an event that others may cite to be allowed: those that it cites.
     auth: NewAuthEvent | None = None
     after: Append | None = None
@@ -113,8 +115,10 @@ class Append:
 
     @property
     def tip_group(self) -> int | None:
-        """The room's state after the append where that is not the state after the event."""
-        return None if self.tip is None or self.tip.state_group == self.state_group else self.tip.state_group
+        """The room's state after the append where it is not what the room had before and the event besides."""
+        if self.tip is None or (self.tip.state_group == self.state_group and not self.is_merge):
+            return None
+        return self.tip.state_group
 
     @property
     def is_lost(self) -> bool:

@@ -59,7 +59,8 @@ class StoredEvent:
     redacted_by: int | None = None
     flags: int = 0
     size: int = 0
-    # The room's state after the event was appended, where other ends of the graph make it another one.
+    # The room's state after the event was appended, where other ends of the graph make it another one than what the
+    # room had before and the event besides.
     tip_group: int | None = None
     replaced_content: Mapping[str, Any] | None = None
     replaced_id: EventID | None = None

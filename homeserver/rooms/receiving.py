@@ -70,6 +70,8 @@ class _Change:
     members: tuple[MemberChange, ...] = ()
     stats: dict[str, Any] | None = None
     is_renamed: bool = False
+    # Whether it changes by more than the event says, or from something else than the event replaces.
+    is_further: bool = False
 
 
 class Receiving:
@@ -348,8 +350,9 @@ class Receiving:
         ends = (*rest, own)
         depth = max(extremity.depth for extremity in ends)
         append.tip = TipRow(tuple(extremity.nid for extremity in ends), depth, point.state_group)
-        stored.tip_group = append.tip_group
         change = await self._change(tip, point, stored)
+        append.is_merge = change.is_further
+        stored.tip_group = append.tip_group
         append.memberships = tuple(membership_row(member) for member in change.members)
         append.joined_delta, append.invited_delta = count_changes(change.members)
         append.stats = {**append.stats, **(change.stats or {})}
@@ -469,7 +472,9 @@ class Receiving:
             elif state_key == "":
                 stats.update(stats_of(new.event) if new is not None else stats_without(kind))
                 is_renamed = is_renamed or kind in _NAMING
-        return _Change(tuple(members), stats, is_renamed)
+        own_key = own.key_nid
+        is_further = keys != {own_key} or own_key is None or tip.state.get(own_key) != own.replaces_nid
+        return _Change(tuple(members), stats, is_renamed, is_further)
 
     async def _member_change(self, state_key: str, old: StoredEvent | None, new: StoredEvent | None) -> MemberChange:
         user_id = UserID(state_key)

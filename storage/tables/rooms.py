@@ -50,7 +50,8 @@ events = Table(
     number("received_ts"),
     # The state after the event; null for outliers.
     number("state_group", nullable=True),
-    # The room's state after the event was appended, where other ends of the graph make it another one.
+    # The room's state after the event was appended, where other ends of the graph make it another one than what the
+    # room had before and the event besides.
     number("tip_group", nullable=True),
     # The state event of the same key that this one replaced.
     number("replaces_nid", nullable=True),
