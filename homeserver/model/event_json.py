@@ -23,6 +23,9 @@ from homeserver.errors import BadJson
 from .canonical_json import JsonValue, dump_exactly, parse_exactly
 from .room_versions import RoomVersion
 
+# What the fast encoder takes.
+_LEAST: Final = -(2**63)
+_GREATEST: Final = 2**64 - 1
 _GREATEST_FLOAT: Final = 1.7976931348623157e308
 
 
@@ -54,11 +57,18 @@ def dump_shown(value: JsonValue) -> bytes:
 
 
 def _with_small_integers(value: JsonValue) -> JsonValue:
-    # The nesting is limited by the check, well below the limit of calls.
+    # The nesting is limited by the check, well below the limit of calls.  Most of what is in an event needs no call.
     if isinstance(value, Mapping):
-        return {str(name): _with_small_integers(inner) for name, inner in value.items()}
+        return {
+            str(name): inner if type(inner) is str else _with_small_integers(inner) for name, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_with_small_integers(inner) for inner in value]
-    if type(value) is int and not -(2**63) <= value < 2**64:
+        return [
+            inner
+            if type(inner) is str or (type(inner) is int and _LEAST <= inner <= _GREATEST)
+            else _with_small_integers(inner)
+            for inner in value
+        ]
+    if type(value) is int and not _LEAST <= value <= _GREATEST:
         return max(-_GREATEST_FLOAT, min(_GREATEST_FLOAT, value)) if abs(value) > _GREATEST_FLOAT else float(value)
     return value

@@ -18,6 +18,7 @@ import pytest_twisted
 from api.client.directory import page_to_wire
 from homeserver.feed.sync import Streams, Sync, SyncRequest
 from homeserver.graph.drawing import read_graph
+from homeserver.model.canonical_json import MAX_DEPTH
 from homeserver.model.event import EventTemplate
 from homeserver.model.filters import Filter
 from homeserver.model.graph_drawing import DrawnGraph
@@ -354,6 +355,75 @@ async def test_a_rejected_event_with_odd_numbers_is_kept_and_not_shown(rooms: Ro
     stored = await old.other.send(old.room_id, type(BOB)(mallory), "m.room.topic", {"topic": "bad", **ODD}, "")
     assert Flag.REJECTED & Flag(stored.flags)
     assert "the topic" == (await old.get("state/m.room.topic"))["topic"]
+    await assert_sound(rooms, old.room_id)
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "12"])
+@pytest_twisted.ensureDeferred
+async def test_the_deepest_events_are_shown(rooms: RoomServer, version: str) -> None:
+    """The encoder has a limit of its own, and what is bundled with an event lies deeper than the event."""
+    alice = await rooms.user("alice", device_nid=1)
+    # From version 12 on the creator is not named there.
+    users = {BOB: 100} if version == "12" else {str(alice.user_id): 100, BOB: 100}
+    room_id = await rooms.room(alice, version=version, create={"type": "m.space"}, power_levels={"users": users})
+    old = OldRoom(rooms, alice, await rooms.user("carol"), room_id)
+    deep: Any = 7 if version == "12" else 2**70
+    # The event and its content are two more.
+    for level in range(MAX_DEPTH - 2):
+        deep = [deep] if level % 2 else {"a": deep}
+    text = {"msgtype": "m.text", "body": "deep", "deep": deep}
+    await old.send("join", "m.room.member", {"membership": "join", "deep": deep}, BOB)
+    for _ in range(2):
+        await old.send("topic", "m.room.topic", {"topic": "deep", "deep": deep}, "")
+    await old.send("child", "m.space.child", {"via": ["b.example"], "deep": deep}, "!child:b.example")
+    message = await old.send("message", "m.room.message", text)
+    relates_to = {"event_id": message.event_id, "rel_type": "m.thread"}
+    reply = await old.send("reply", "m.room.message", {**text, "m.relates_to": relates_to})
+    for name, target in (("edit", message), ("edit2", reply)):
+        relates_to = {"event_id": target.event_id, "rel_type": "m.replace"}
+        await old.send(
+            name, "m.room.message", {**text, "m.new_content": {"body": "edited"}, "m.relates_to": relates_to}
+        )
+    doomed = await old.send("doomed", "m.room.message", text)
+    more = {"redacts": doomed.event_id}
+    said = {"deep": deep, **(more if version == "12" else {})}
+    await old.send("redaction", "m.room.redaction", said, **({} if version == "12" else more))
+    for is_cold in (False, True):
+        if is_cold:
+            rooms.forget_memory()
+            old.wake()
+        for chosen in ({}, {"event_format": "federation"}, {"event_fields": ["content", "unsigned"]}):
+            told = await old.joined(room={"timeline": {"limit": 50}}, **chosen)
+            assert 9 == sum("deep" in event["content"] for event in json_events(told))
+        bundle = _event(await old.joined(), message.event_id)["unsigned"]["m.relations"]
+        latest = bundle["m.thread"]["latest_event"]
+        assert old.event_id("edit2") == latest["unsigned"]["m.relations"]["m.replace"]["event_id"]
+        for path in ("messages?dir=b", "state", "members", f"context/{quote(doomed.event_id, safe='')}", "initialSync"):
+            where, _, query = path.partition("?")
+            assert await old.get(where, dict([query.split("=")]) if query else None)
+        for path in (f"relations/{quote(message.event_id, safe='')}", "threads", "hierarchy"):
+            assert await old.get(path, version="v1")
+    await assert_sound(rooms, room_id)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest_twisted.ensureDeferred
+async def test_the_greatest_depth_and_time_do_not_stop_a_room(rooms: RoomServer, version: str) -> None:
+    old = await OldRoom.make(rooms, version)
+    greatest = 2**63 - 1
+    times = {"depth": greatest, "origin_server_ts": greatest}
+    last = await old.send("last", "m.room.topic", {"topic": "the end"}, "", **times)
+    for is_cold in (False, True):
+        if is_cold:
+            rooms.forget_memory()
+            old.wake()
+        said = await rooms.say(old.room_id, old.alice, "after")
+        assert (greatest, 0) == (said.event.depth, said.flags)
+        await old.send("more", "m.room.topic", {"topic": "and on"}, "", **times)
+        told = await old.joined()
+        assert 0 == _event(told, last.event_id)["unsigned"]["age"]
+        found = await old.get("timestamp_to_event", {"ts": 2**53 - 1, "dir": "f"}, version="v1")
+        assert (last.event_id, greatest) == (found["event_id"], found["origin_server_ts"])
     await assert_sound(rooms, old.room_id)
 
 

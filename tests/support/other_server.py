@@ -74,7 +74,7 @@ class OtherServer:
             "room_id": room_id,
             "content": content,
             "origin_server_ts": 1_700_000_000_000 + self._made,
-            "depth": tip.depth + 1,
+            "depth": min(tip.depth + 1, version.max_integer),
             "prev_events": await self._references(version, tip.room_nid, [end.event_id for end in tip.extremities]),
             "auth_events": await self._references(version, tip.room_nid, auth),
             **more,
