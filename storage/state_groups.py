@@ -156,6 +156,8 @@ def _chains_query() -> Select[Any]:
 
 
 _CHAINS: Final = _chains_query()
+# The same but for the nodes in `known`, whose differences need not be read again.
+_UNKNOWN_OF_CHAINS: Final = _CHAINS.where(state_groups.c.state_group.not_in(bindparam("known", expanding=True)))
 
 
 def load_chain(tx: Transaction, state_group: int) -> Chain:
@@ -163,16 +165,23 @@ def load_chain(tx: Transaction, state_group: int) -> Chain:
     return load_chains(tx, [state_group])[state_group]
 
 
-def load_chains(tx: Transaction, groups: Iterable[int]) -> dict[int, Chain]:
+def load_chains(tx: Transaction, groups: Iterable[int], at_hand: Chain = ()) -> dict[int, Chain]:
     """Return the chains of several stored states; nodes that they share are read once and are the same objects.
 
-    Raises BrokenInvariant if one is not stored.
+    Nodes of the chain `at_hand` are not read. Raises BrokenInvariant if a state is not stored.
     """
     wanted = list(dict.fromkeys(groups))
-    nodes: dict[int, ChainNode] = {}
-    parents: dict[int, int | None] = {}
-    for part in chunks(wanted):
-        rows: Sequence[Any] = tx.execute(_CHAINS, {"groups": part}).fetchall()
+    nodes: dict[int, ChainNode] = {node.state_group: node for node in at_hand}
+    parents: dict[int, int | None] = {node.state_group: before.state_group for before, node in pairwise(at_hand)}
+    if at_hand:
+        parents[at_hand[0].state_group] = None
+    for part in chunks(group for group in wanted if group not in nodes):
+        rows: Any
+        if at_hand:
+            known = [node.state_group for node in at_hand]
+            rows = tx.execute(_UNKNOWN_OF_CHAINS, {"groups": part, "known": known}).fetchall()
+        else:
+            rows = tx.execute(_CHAINS, {"groups": part}).fetchall()
         for group, parent, index, raw in rows:
             if group not in nodes:
                 nodes[group], parents[group] = ChainNode(group, index, decode_delta(raw)), parent
@@ -193,6 +202,11 @@ def load_chains(tx: Transaction, groups: Iterable[int]) -> dict[int, Chain]:
 def state_of(chain: Chain) -> StateNids[int, int]:
     """Return the whole state that a chain describes."""
     return _with_change(HashTrieMap(), _merged(chain))
+
+
+def derive(chain: Chain, base: Chain, base_state: StateNids[int, int]) -> StateNids[int, int]:
+    """Return the state of `chain`, made from another one that it shares with what it does not differ in."""
+    return _with_change(base_state, {key: nid or 0 for key, (_, nid) in difference(base, chain).items()})
 
 
 def states_of(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Final
 
 from homeserver.model.auth.needed import needed_state
@@ -26,14 +27,14 @@ from homeserver.model.room_versions import RoomVersion, StateResolution
 from storage import auth_index
 from storage.events import Flag, StoredEvent, load_as_sent, load_as_sent_by_id
 from storage.interning import find_key_nids
-from storage.state_groups import differing_keys, extend, load_chains, state_of, states_of
+from storage.state_groups import Chain, derive, differing_keys, extend, load_chains
 from storage.store import Store
 from storage.transaction import Transaction
 
 from .tip import RoomTip, StatePoint
 
-# LIMIT: resolved states that are remembered, over all rooms; they share what they have in common with their parts.
-MAX_REMEMBERED: Final = 500
+# LIMIT: states that are remembered, over all rooms: what was resolved, and what went in. They share what is alike.
+MAX_REMEMBERED: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,8 @@ class StateAt:
 
     def remember(self, room_id: RoomID, groups: Iterable[int], point: StatePoint) -> None:
         """Keep a resolution: its group is being written by an append of the room."""
-        for key in ((room_id, frozenset(groups)), (room_id, frozenset((point.state_group,)))):
-            self._remembered.pop(key, None)
-            self._remembered[key] = replace(point, new_group=None)
-        while len(self._remembered) > MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
+        for key in (frozenset(groups), frozenset((point.state_group,))):
+            self._keep((room_id, key), point)
 
     def forget(self, room_id: RoomID) -> None:
         """Forget a room: a group that was to be written may not have been."""
@@ -86,51 +84,75 @@ class StateAt:
         A new group comes as `StatePoint.new_group`, with the number that it will have.
         """
         wanted = sorted(set(groups))
-        if len(wanted) == 1:
-            return fresh.get(wanted[0]) or await self._load(wanted[0])
-        new_number = self._store.numbers.next()
-        known = {group: fresh[group] for group in wanted if group in fresh}
-        return await self._store.database.read(lambda tx: _resolve_groups(tx, tip, wanted, known, new_number, unstored))
+        known: dict[int, StatePoint] = {}
+        for group in wanted:
+            point = fresh.get(group) or self._remembered.get((tip.room_id, frozenset((group,))))
+            if point is not None:
+                known[group] = point
+        new_number = self._store.numbers.next() if len(wanted) > 1 else 0
 
-    async def _load(self, group: int) -> StatePoint:
-        held = self._store.states.find(group)
-        chain = (await self._store.database.read(lambda tx: load_chains(tx, [group])))[group]
-        if held is None:
-            held = state_of(chain)
-            self._store.states.add(group, held, len(held))
-        return StatePoint(group, chain, held)
+        def work(tx: Transaction) -> tuple[StatePoint, list[StatePoint]]:
+            loaded = _load(tx, tip.point, [group for group in wanted if group not in known])
+            points = {**known, **{point.state_group: point for point in loaded}}
+            if len(wanted) == 1:
+                return points[wanted[0]], loaded
+            return _resolve_points(tx, tip, [points[group] for group in wanted], new_number, unstored), loaded
+
+        found, loaded = await self._store.database.read(work)
+        for point in loaded:
+            self._keep((tip.room_id, frozenset((point.state_group,))), point)
+        return found
+
+    def _keep(self, key: tuple[RoomID, frozenset[int]], point: StatePoint) -> None:
+        self._remembered.pop(key, None)
+        self._remembered[key] = replace(point, new_group=None)
+        while len(self._remembered) > MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
 
 
 # -- in a database thread ----------------------------------------------------------------------------------------------
 
 
-def _resolve_groups(
-    tx: Transaction,
-    tip: RoomTip,
-    groups: Sequence[int],
-    known: Mapping[int, StatePoint],
-    new_number: int,
-    unstored: Unstored | None,
+def _load(tx: Transaction, base: StatePoint, groups: Sequence[int]) -> list[StatePoint]:
+    """Read states, made from one that is at hand, so that they share with it what they do not differ in."""
+    loaded: list[StatePoint] = []
+    latest = base
+    for group, chain in load_chains(tx, groups, base.chain).items():
+        # States of one fork are more like each other than like the room's.
+        like = max((base, latest), key=lambda point: _shared(point.chain, chain))
+        latest = StatePoint(group, chain, derive(chain, like.chain, like.state))
+        loaded.append(latest)
+    return loaded
+
+
+def _shared(one: Chain, other: Chain) -> int:
+    """Return how many nodes two chains have in common."""
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0].state_group == pair[1].state_group, zip(one, other, strict=False))
+    )
+
+
+def _resolve_points(
+    tx: Transaction, tip: RoomTip, points: Sequence[StatePoint], new_number: int, unstored: Unstored | None
 ) -> StatePoint:
-    chains = load_chains(tx, [group for group in groups if group not in known])
-    chains.update((group, point.chain) for group, point in known.items())
-    made = states_of(chains, {group: point.state for group, point in known.items()})
-    ordered = [made[group][0] for group in groups]
-    states = dict(zip(groups, ordered, strict=True))
-    keys = differing_keys([chains[group] for group in groups], ordered)
+    states = [point.state for point in points]
+    keys = differing_keys([point.chain for point in points], states)
     if not keys:
-        return StatePoint(groups[0], chains[groups[0]], ordered[0])
-    changes = resolve_nids(tx, tip.version, tip.room_nid, tip.create.event, ordered, keys, unstored)
-    for group, state in zip(groups, ordered, strict=True):
-        if all(state.get(key) == nid for key, nid in changes.items()):
-            return StatePoint(group, chains[group], state)
-    base = min(groups, key=lambda group: (sum(states[group].get(key) != nid for key, nid in changes.items()), group))
-    change = {key: nid or 0 for key, nid in changes.items() if states[base].get(key) != nid}
-    state = states[base]
+        return points[0]
+    changes = resolve_nids(tx, tip.version, tip.room_nid, tip.create.event, states, keys, unstored)
+    base = min(points, key=lambda point: (_distance(point, changes), point.state_group))
+    change = {key: nid or 0 for key, nid in changes.items() if base.state.get(key) != nid}
+    if not change:
+        return base
+    state = base.state
     for key, nid in change.items():
         state = state.insert(key, nid) if nid else state.discard(key)
-    new_group, chain = extend(chains[base], tip.room_nid, new_number, change, is_side=True)
+    new_group, chain = extend(base.chain, tip.room_nid, new_number, change, is_side=True)
     return StatePoint(new_number, chain, state, new_group)
+
+
+def _distance(point: StatePoint, changes: Mapping[int, int | None]) -> int:
+    return sum(point.state.get(key) != nid for key, nid in changes.items())
 
 
 def resolve_nids(
