@@ -16,6 +16,7 @@ resolution" and "Handling redactions".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -47,6 +48,8 @@ from .effects import (
 from .gather import Tips
 from .state_at import StateAt, Unstored
 from .tip import Extremity, RoomTip, StatePoint
+
+logger = logging.getLogger(__name__)
 
 # LIMIT: hidden events that are walked through to find which ends of the graph an event builds on.
 MAX_HIDDEN_WALKED: Final = 1_000
@@ -211,7 +214,7 @@ class Receiving:
         keys = _needed(tip, event)
         at_place = await self._tips.events_of(before.state, keys)
         now = at_place if before.state_group == tip.state_group else await self._tips.events_of(tip.state, keys)
-        return judge_remote(
+        judged = judge_remote(
             tip.version,
             checked,
             auth_events=[auth[event_id].event for event_id in event.auth_event_ids],
@@ -220,6 +223,9 @@ class Receiving:
             current_state={key: stored.event for key, stored in now.items()},
             create=tip.create.event,
         )
+        if judged.verdict is not Verdict.ACCEPTED:
+            logger.info("%s in %s was %s: %s", event.event_id, tip.room_id, judged.verdict.value, judged.reason)
+        return judged
 
     # -- the append --------------------------------------------------------------------------------------------------
 
