@@ -5,8 +5,8 @@ room's state after it was appended) or a group that stands on it (`parent`). `st
 event counts up (`storage.append`), deleting it counts down. A group that nothing refers to is deleted and gives its own
 reference to its parent back, and so on.
 
-Rows are all that is deleted here. What is in memory of them is the caller's: see each function. The index of the auth
-graph has its own way of forgetting events.
+Rows are all that is deleted here. What is in memory of them is the caller's: see each function. Single events keep
+their places in the index of the auth graph: the auth chains of events that are kept may run through them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from homeserver.errors import BrokenInvariant
 
 from .state_groups import load_chain, state_of
 from .tables import rooms as t
+from .tables.auth_chains import auth_chains, auth_links
 from .tables.identity import user_ids
 from .tables.user_state import account_data, receipts
 from .transaction import CHUNK, Transaction, chunks
@@ -91,6 +92,7 @@ def delete_room(tx: Transaction, room_nid: int, limit: int = CHUNK) -> bool:
     if nids:
         for part in chunks(nids):
             # The room's groups are referred to from within the room only, and go together below.
+            _delete_places(tx, part)
             _delete_part(tx, room_nid, part)
         return True
     groups = _column(tx, select(t.state_groups.c.state_group).where(t.state_groups.c.room_nid == room_nid).limit(limit))
@@ -186,6 +188,16 @@ def _delete_part(tx: Transaction, room_nid: int, nids: Sequence[int]) -> Counter
         tx.execute(delete(table).where(table.c.target_id.in_(event_ids), table.c.room_nid == room_nid))
     tx.execute(delete(t.events).where(t.events.c.event_nid.in_(found)))
     return Counter(group for row in rows for group in (row[2], row[3]) if group is not None)
+
+
+def _delete_places(tx: Transaction, nids: Sequence[int]) -> None:
+    """Take events out of the index of the auth graph: of a room that goes whole, for others' auth chains need them."""
+    chains, links = auth_chains, auth_links
+    of_events = select(chains.c.chain).where(chains.c.event_nid.in_(nids)).distinct()
+    found = _column(tx, of_events)
+    if found:
+        tx.execute(delete(links).where(links.c.chain.in_(found), links.c.event_nid.in_(nids)))
+        tx.execute(delete(chains).where(chains.c.event_nid.in_(nids)))
 
 
 def _delete_membership_changes(tx: Transaction, room_nid: int, nids: Sequence[int]) -> None:

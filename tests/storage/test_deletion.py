@@ -19,6 +19,7 @@ from storage.deletion import count_refs, delete_events, delete_room, release
 from storage.state_groups import Chain, NewGroup, extend, load_chain, state_of
 from storage.tables import all_tables
 from storage.tables import rooms as t
+from storage.tables.auth_chains import auth_chains, auth_links
 from storage.tables.identity import user_ids
 from storage.tables.user_state import account_data, receipts
 from storage.transaction import Transaction
@@ -354,3 +355,5 @@ async def test_a_room_whose_history_was_deleted_goes_on(rooms: RoomServer) -> No
         pass
     left = await read(lambda tx: rows_of(tx, kept.room_nid))
     assert dict.fromkeys(left, 0) == left
+    for table in (auth_chains, auth_links):
+        assert [] == await read(lambda tx, table=table: tx.all(select(table)))  # type: ignore[misc]
