@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
+from .events import Flag
 from .tables.appservices import appservice_queues
 from .tables.identity import user_ids
 from .tables.rooms import events, membership_changes, memberships, room_aliases, rooms
@@ -60,10 +61,13 @@ def delete_other_queues(tx: Transaction, appservice_ids: Collection[str]) -> Non
 
 
 def events_after(tx: Transaction, after: int, upto: int, limit: int) -> list[int]:
-    """Return up to `limit` events of all rooms that arrived live at after < position <= upto, in that order."""
+    """Return up to `limit` events of all rooms that arrived live at after < position <= upto, in that order.
+
+    Redactions that redact nothing are among them: memberships may have changed with them.
+    """
     query = (
         select(events.c.event_nid)
-        .where(events.c.position > after, events.c.position <= upto, events.c.flags == 0)
+        .where(events.c.position > after, events.c.position <= upto, events.c.flags.in_((0, int(Flag.INERT))))
         .order_by(events.c.position)
         .limit(limit)
     )

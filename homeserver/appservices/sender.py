@@ -35,7 +35,7 @@ from homeserver.runtime.outgoing import OutgoingFault
 from homeserver.runtime.tasks import Tasks
 from storage import appservices as storage
 from storage.appservices import QueueRow, RoomMembers
-from storage.events import StoredEvent
+from storage.events import HIDDEN, StoredEvent
 from storage.receipts import NamedReceipt
 from storage.store import Store
 from storage.transaction import Transaction
@@ -302,12 +302,12 @@ class _Queue:
             changing = {stored.room_nid for stored in batch if stored.event.type == "m.room.member"}
             aliased = await self._load_members({stored.room_nid for stored in batch}, changing)
             for stored in batch:
-                if self._concerns(stored, aliased):
+                if not stored.flags & HIDDEN and self._concerns(stored, aliased):
                     event = render(stored, now_ms, with_room_id=True)
                     self._gathered.append(event)
                     self._gathered_bytes += len(event)
                 self._pass(stored)
-                if self._gathered_bytes >= MAX_BYTES:
+                if self._gathered_bytes >= MAX_BYTES or stored.room_nid not in self._rooms:
                     break
         ephemeral = await self._take_ephemeral(now_ms) if self._ephemeral else []
         if not self._gathered and not ephemeral:
@@ -353,7 +353,10 @@ class _Queue:
         (self._backlog or self._recent).popleft()
         self._place = stored.position or self._place
         event = stored.event
-        if event.type == "m.room.member" and event.state_key is not None:
+        if stored.tip_group is not None:
+            # Ends of the room's graph met: anybody's membership may have changed, and is learnt anew.
+            self._rooms.pop(stored.room_nid, None)
+        elif event.type == "m.room.member" and event.state_key is not None:
             room = self._rooms.get(stored.room_nid)
             if room is not None and self.service.is_user(event.state_key):
                 if event.membership == "join":

@@ -98,7 +98,7 @@ class Bundles:
         if stay is None:
             return Reader(user.user_id, user.user_nid, None), watermark
         has_left = place.membership == "leave" and not place.is_forgotten and stay.ended is not None
-        return Reader(user.user_id, user.user_nid, None, stay.joined), (stay.ended or 0) if has_left else watermark
+        return stay.reader(user.user_id, user.user_nid), (stay.ended or 0) if has_left else watermark
 
     async def _visible(self, reader: Reader, bundled: Bundled) -> dict[int, Seen]:
         nids = [nid for pairs in (bundled.edits, bundled.references, bundled.thread_ends) for _, nid in pairs]

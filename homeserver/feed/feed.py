@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred
 from homeserver.hooks import EventCommitted, Observer
 from homeserver.model.ids import RoomID, UserID
 from homeserver.runtime.clock import Clock
-from storage.events import StoredEvent
+from storage.events import HIDDEN, StoredEvent
 from storage.store import Store
 from storage.tables.rooms import membership_changes, memberships, rooms
 from storage.transaction import Transaction
@@ -217,7 +217,7 @@ class Feed:
                 listener(publication)
             except Exception:  # one that fails must not keep the others from hearing of it
                 logger.exception("A listener failed on the event at position %d", position)
-        if self._observers:
+        if self._observers and not stored.flags & HIDDEN:
             observation = EventCommitted(stored.event, position)
             for observer in self._observers:
                 self._clock.call_later(0, observer, observation)

@@ -349,7 +349,9 @@ class Sync:
         if room.is_left and room.last_join is None:
             # The change of membership itself was always theirs to know.
             own = (await self._store.events.get([room.place.nid])).get(room.place.nid)
-            room.events = [Seen(own, orjson.dumps(own.event.membership))] if own is not None else []
+            # An invite that lost on resolution says nothing of what is.
+            is_so = own is not None and own.event.membership == room.place.membership
+            room.events = [Seen(own, orjson.dumps(own.event.membership))] if own is not None and is_so else []
             return
         accept: Callable[[StoredEvent], bool] | None = None
         if not chosen.is_pass_all or ignored or chosen.contains_url is not None:
@@ -369,13 +371,15 @@ class Sync:
         if is_joined:
             reader = Reader(request.user_id, request.user_nid, room.place.since)
         else:
-            reader = Reader(request.user_id, request.user_nid, None, room.last_join)
-        seen = await see(self._store, reader, events)
+            reader = Reader(request.user_id, request.user_nid, None, room.last_join, room.upto)
         is_filtered = not chosen.is_pass_all or chosen.contains_url is not None
         if events and not is_filtered:
             room.state_group = events[-1].room_group
         room.is_forked = any(stored.tip_group is not None for stored in events)
         room.is_sieved = is_filtered
+        if accept is not None:
+            events = [stored for stored in events if accept(stored)]
+        seen = await see(self._store, reader, events)
         if len(seen) < len(events):
             # What the user may not see may have changed the state: the timeline begins behind it.
             room.is_sieved = True
@@ -548,7 +552,8 @@ class Sync:
             if redundant_too or request.full_state or told_nid != nid or told_at > since:
                 kept[key_nid] = nid
                 sent[key_nid] = nid, room.upto
-        for seen in room.events or ():
+        # Who asks for the state after the timeline believes that and not the timeline.
+        for seen in (room.events or ()) if request.state_after is None else ():
             if seen.stored.event.type == "m.room.member" and seen.stored.key_nid is not None:
                 sent[seen.stored.key_nid] = seen.stored.nid, room.upto
         told.count += len(sent) - before

@@ -36,28 +36,34 @@ class Timeline:
         after: int | None = None,
         accept: Callable[[StoredEvent], bool] | None = None,
     ) -> tuple[list[StoredEvent], bool]:
-        """Return the newest `limit` events at `after` < position <= `upto`, oldest first; whether there are more."""
+        """Return the newest `limit` events at `after` < position <= `upto`, oldest first; whether there are more.
+
+        Those that nobody is shown, or `accept` refuses, do not count; they are left out, but for those with which ends
+        of the graph met: these the caller leaves out.
+        """
         found: list[StoredEvent] = []
-        cursor, scanned = upto, 0
+        cursor, scanned, limit_found = upto, 0, limit
         while True:
-            wanted = limit + 1 - len(found)
+            wanted = limit_found + 1 - len(found)
             batch, is_last = await self._before(
                 room_id, room_nid, cursor, max(wanted, 50 if scanned else wanted), after
             )
             for stored in batch:
                 if stored.flags & HIDDEN or (accept is not None and not accept(stored)):
-                    continue
+                    if stored.tip_group is None:
+                        continue
+                    limit_found += 1
                 found.append(stored)
-                if len(found) > limit:
+                if len(found) > limit_found:
                     break
             scanned += len(batch)
-            if len(found) > limit or is_last:
+            if len(found) > limit_found or is_last:
                 break
             cursor = (batch[-1].position or 0) - 1
             if scanned >= MAX_SCANNED:
                 return found[::-1], True
-        is_limited = len(found) > limit
-        return found[:limit][::-1], is_limited
+        is_limited = len(found) > limit_found
+        return found[:limit_found][::-1], is_limited
 
     async def page(
         self, room_nid: int, *, start: int, limit: int, backwards: bool, stop: int | None = None

@@ -9,7 +9,7 @@ Spec: client-server API, "Receiving notifications", "Threading", "Threaded read 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from storage.transaction import Transaction, chunks
 
 from .feed import Feed, UserFeed, UserRoom
 from .timeline import Timeline
+from .visible import Reader, see
 
 MAIN: Final = "main"
 # LIMIT: events that are looked at, newest first, when counts are not in memory; older ones count no more.
@@ -186,6 +187,7 @@ class Unread:
             place.room_id, place.room_nid, after=start, upto=upto, limit=MAX_COUNTED
         )
         ignored = await self._ignored_users(user) if events else _NOBODY
+        unseen = await self._unseen(user, place, events)
         notices: list[_Notice] = []
         redacted: set[int] = set()
         facts: RoomFacts | None = None
@@ -198,6 +200,8 @@ class Unread:
                 if target is not None and target.redacted_by is not None:
                     redacted.add(target.position or 0)
             if sender == ruleset.user_id or stored.flags & HIDDEN or stored.redacted_by or sender in ignored:
+                continue
+            if stored.nid in unseen:
                 continue
             if facts is None or stored.state_group != group:
                 facts, group = await self._room_facts(ruleset, place, stored), stored.state_group
@@ -219,6 +223,14 @@ class Unread:
         unread.upto = upto
         if len(unread.notices) > MAX_COUNTED:
             del unread.notices[:-MAX_COUNTED]
+
+    async def _unseen(self, user: UserFeed, place: UserRoom, events: Sequence[StoredEvent]) -> Collection[int]:
+        """Return the numbers of events of other branches of the room that the user may not see."""
+        aside = [stored for stored in events if stored.tip_group is not None]
+        if not aside:
+            return ()
+        seen = await see(self._store, Reader(user.user_id, user.user_nid, place.since), aside)
+        return {stored.nid for stored in aside} - {each.stored.nid for each in seen}
 
     def _thread_of(self, event: Event) -> str:
         def of_parent(event_id: EventID) -> Relation | None:

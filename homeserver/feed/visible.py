@@ -31,13 +31,23 @@ _JOIN: Final = b'"join"'
 class Reader:
     """Who reads a room: `joined_since` is the position since which the user is joined, None if not joined now.
 
-    `last_join` is the position of the last join, for a user who was in the room once.
+    `last_join` is the position of the last join, for a user who was in the room once, and `left_at` that of what ended
+    that time.
     """
 
     user_id: UserID
     user_nid: int
     joined_since: int | None
     last_join: int | None = None
+    left_at: int | None = None
+
+    def was_there(self, position: int) -> bool:
+        """Tell whether the user was in the room, this time or the last, when an event arrived."""
+        if self.joined_since is not None:
+            return position >= self.joined_since
+        if self.last_join is None or self.left_at is None:
+            return False
+        return self.last_join <= position < self.left_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,8 @@ def _judge(
 
     last_join = reader.joined_since if reader.joined_since is not None else reader.last_join
     joined_afterwards = last_join is not None and last_join > (stored.position or 0)
-    if reader.joined_since is not None and stored.tip_group is not None:
-        # On another branch than the join: neither came before the other, and the reader is there now.
+    if stored.tip_group is not None and reader.was_there(stored.position or 0):
+        # On another branch than the join: neither came before the other, and the reader was there when it came.
         joined_afterwards = True
     after = at(member_nid, before=False)
     membership = membership_of(after.event if after else None)
@@ -144,6 +154,10 @@ class Stay:
 
     joined: int
     ended: int | None
+
+    def reader(self, user_id: UserID, user_nid: int) -> Reader:
+        """Return how `see` is to see the user, who is not in the room now."""
+        return Reader(user_id, user_nid, None, self.joined, self.ended)
 
 
 def load_stay(tx: Transaction, user_nid: int, room_nid: int) -> Stay | None:

@@ -86,12 +86,12 @@ class RoomAccess:
             room_nid = place.room_nid
             stay = await self._store.database.read(lambda tx: load_stay(tx, user.user_nid, room_nid))
             if place.membership == "leave" and stay is not None and stay.ended is not None:
-                reader = Reader(user.user_id, user.user_nid, None, stay.joined)
+                reader = stay.reader(user.user_id, user.user_nid)
                 return RoomView(user, room_id, room_nid, reader, "leave", stay.ended, False)
         peeked_nid = await self._world_readable(room_id)
         if peeked_nid is None:
             raise NotAllowed(_NOT_ALLOWED)
-        reader = Reader(user.user_id, user.user_nid, None, stay.joined if stay is not None else None)
+        reader = _reader(user, stay)
         membership = place.membership if place is not None and not place.is_forgotten else None
         return RoomView(user, room_id, peeked_nid, reader, membership, self._feed.watermark, True)
 
@@ -112,8 +112,7 @@ class RoomAccess:
         if place.is_forgotten:
             await self._require_world_readable(room_id)
         stay = await self._store.database.read(lambda tx: load_stay(tx, user.user_nid, place.room_nid))
-        reader = Reader(user.user_id, user.user_nid, None, stay.joined if stay is not None else None)
-        return reader, place.room_nid, user
+        return _reader(user, stay), place.room_nid, user
 
     # -- the state in a view -----------------------------------------------------------------------------------------
 
@@ -175,3 +174,9 @@ class RoomAccess:
     async def _require_world_readable(self, room_id: RoomID) -> None:
         if await self._world_readable(room_id) is None:
             raise NotFound(_NOT_ALLOWED)
+
+
+def _reader(user: UserFeed, stay: Stay | None) -> Reader:
+    if stay is None:
+        return Reader(user.user_id, user.user_nid, None)
+    return stay.reader(user.user_id, user.user_nid)

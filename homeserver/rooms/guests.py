@@ -39,7 +39,9 @@ class Guests:
 
     def _on_publication(self, publication: Publication) -> None:
         event = publication.stored.event
-        if event.type == _GUEST_ACCESS and event.state_key == "" and not guests_may_join(event):
+        is_closed = event.type == _GUEST_ACCESS and event.state_key == "" and not guests_may_join(event)
+        # Where ends of the room's graph met, the setting may be that of another branch.
+        if is_closed or publication.stored.tip_group is not None:
             self._tasks.start("guests leave", self._leave(publication.room_id, publication.stored.room_nid))
 
     async def _leave(self, room_id: RoomID, room_nid: int) -> None:

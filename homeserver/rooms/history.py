@@ -275,9 +275,10 @@ class History:
     async def _senders(self, events: Sequence[StoredEvent], show: Show) -> list[bytes]:
         """Return the member events of the senders of a page, as of its newest event. Spec: "Lazy-loading"."""
         newest = max(events, key=lambda stored: stored.position or 0)
-        if newest.state_group is None:
+        if newest.room_group is None:
             return []
-        state = await self._store.states.get(newest.state_group)
+        # Of all branches of the room, for the senders of a page may be on different ones.
+        state = await self._store.states.get(newest.room_group)
         keys = [("m.room.member", sender) for sender in {str(stored.event.sender) for stored in events}]
         nids = [nid for key in (await self._store.interner.find_keys(keys)).values() if (nid := state.get(key))]
         return [show(member, None) for member in (await self._store.events.get(nids)).values()]
