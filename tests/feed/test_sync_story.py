@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.errors import MatrixError
 from homeserver.feed import feed as feed_module
+from homeserver.feed.visible import Reader, see
 from homeserver.model.ids import RoomID
 from homeserver.rooms import gather
 from storage import interning as interning_module
@@ -169,11 +170,12 @@ class Story:
                     assert stored is not None
                     read = max(read, stored.position or 0)
         page = await self.server.timeline.page(place.room_nid, start=read, limit=10_000, backwards=False)
+        seen = await see(self.server.store, Reader(person.user_id, person.user_nid, place.since), page)
         return sum(
-            stored.event.type == "m.room.message"
-            and stored.event.sender != person.user_id
-            and stored.redacted_by is None
-            for stored in page
+            each.stored.event.type == "m.room.message"
+            and each.stored.event.sender != person.user_id
+            and each.stored.redacted_by is None
+            for each in seen
         )
 
 

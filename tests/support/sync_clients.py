@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from homeserver.feed.sync import Streams, Sync, SyncRequest
+from homeserver.feed.visible import Reader, see
 from homeserver.model.filters import Filter
 from homeserver.model.ids import RoomID
 from homeserver.model.tokens import PaginationToken, StreamToken
@@ -148,7 +149,8 @@ class Client:
             page = await server.timeline.page(
                 place.room_nid, start=before, limit=10_000, backwards=True, stop=self.token
             )
-            ids = [str(stored.event_id) for stored in reversed(page)] + ids
+            reader = Reader(self.person.user_id, self.person.user_nid, place.since)
+            ids = [str(seen.stored.event_id) for seen in await see(server.store, reader, page[::-1])] + ids
         again = set(ids) & set(room.timeline)
         assert not again, f"told twice: {again}"
         room.timeline += ids
