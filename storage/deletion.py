@@ -5,8 +5,8 @@ room's state after it was appended) or a group that stands on it (`parent`). `st
 event counts up (`storage.append`), deleting it counts down. A group that nothing refers to is deleted and gives its own
 reference to its parent back, and so on.
 
-Rows are all that is deleted here. What is in memory of them is the caller's: see each function. Single events keep
-their places in the index of the auth graph: the auth chains of events that are kept may run through them.
+Rows are all that is deleted here. What is in memory of them is the caller's: see each function. Single events that
+others may cite keep their places in the index of the auth graph, for auth chains may run through them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ from .tables.user_state import account_data, receipts
 from .transaction import CHUNK, Transaction, chunks
 
 _MEMBER: Final = "m.room.member"
+# What an event can cite: see homeserver.model.auth.needed.
+_CITABLE: Final = (
+    "m.room.create",
+    _MEMBER,
+    "m.room.power_levels",
+    "m.room.join_rules",
+    "m.room.third_party_invite",
+)
 
 
 def release(tx: Transaction, groups: Mapping[int, int]) -> list[int]:
@@ -73,6 +81,7 @@ def delete_events(tx: Transaction, room_nid: int, nids: Iterable[int]) -> list[i
     _refuse_current(tx, room_nid, wanted)
     taken: Counter[int] = Counter()
     for part in chunks(wanted):
+        _delete_uncited_places(tx, part)
         taken.update(_delete_part(tx, room_nid, part))
     return release(tx, taken)
 
@@ -190,14 +199,29 @@ def _delete_part(tx: Transaction, room_nid: int, nids: Sequence[int]) -> Counter
     return Counter(group for row in rows for group in (row[2], row[3]) if group is not None)
 
 
+def _delete_uncited_places(tx: Transaction, nids: Sequence[int]) -> None:
+    """Take those of the events that no other can cite out of the index of the auth graph."""
+    query = select(t.events.c.event_nid).where(t.events.c.event_nid.in_(nids), t.events.c.type.not_in(_CITABLE))
+    found = _column(tx, query)
+    chains = _column(tx, select(auth_chains.c.chain).where(auth_chains.c.event_nid.in_(found))) if found else []
+    if chains:
+        tx.execute(delete(auth_links).where(auth_links.c.chain.in_(chains), auth_links.c.event_nid.in_(found)))
+        tx.execute(delete(auth_chains).where(auth_chains.c.event_nid.in_(found)))
+
+
 def _delete_places(tx: Transaction, nids: Sequence[int]) -> None:
-    """Take events out of the index of the auth graph: of a room that goes whole, for others' auth chains need them."""
-    chains, links = auth_chains, auth_links
-    of_events = select(chains.c.chain).where(chains.c.event_nid.in_(nids)).distinct()
-    found = _column(tx, of_events)
-    if found:
-        tx.execute(delete(links).where(links.c.chain.in_(found), links.c.event_nid.in_(nids)))
-        tx.execute(delete(chains).where(chains.c.event_nid.in_(nids)))
+    """Take the chains of these events out of the index of the auth graph, whole, and what they lead to.
+
+    For a room that goes: chains may hold places of events that were deleted before.
+    """
+    frontier = _column(tx, select(auth_chains.c.chain).where(auth_chains.c.event_nid.in_(nids)).distinct())
+    while frontier:
+        further: set[int] = set()
+        for part in chunks(frontier):
+            further.update(_column(tx, select(auth_links.c.to_chain).where(auth_links.c.chain.in_(part)).distinct()))
+            tx.execute(delete(auth_links).where(auth_links.c.chain.in_(part)))
+            tx.execute(delete(auth_chains).where(auth_chains.c.chain.in_(part)))
+        frontier = sorted(further.difference(frontier))
 
 
 def _delete_membership_changes(tx: Transaction, room_nid: int, nids: Sequence[int]) -> None:
