@@ -156,9 +156,10 @@ class History:
         self, last: StoredEvent, shown: Sequence[Seen], wanted: EventsWanted
     ) -> Sequence[StoredEvent]:
         chosen = wanted.filter
-        if chosen.accepts_nothing or last.state_group is None:
+        if chosen.accepts_nothing or last.room_group is None:
             return []
-        state = await self._store.states.get(last.state_group)
+        # What the room had when the event came: events of other branches are shown beside it.
+        state = await self._store.states.get(last.room_group)
         if chosen.lazy_load_members:
             senders = {str(seen.stored.event.sender) for seen in shown}
             events = await self._access.chosen(
