@@ -178,6 +178,8 @@ class _RoomCheck:
         broken = why_not_by_citation(self._version, event, cited, self._create)
         if broken is not None or before is None:
             return broken, "what it cites"
+        if before is EMPTY and event.type != "m.room.create":
+            return AuthRuleBroken("1", "it builds on nothing, or on what does"), "its place"
         by_id = {each.event.event_id: each.event for each in cited}
         state = {key: by_id.get(each.event_id, each) for key, each in self._needed(event, before).items()}
         # In a line the state before an event is what it cites, and need not be asked twice.
@@ -216,8 +218,11 @@ class _RoomCheck:
             return EMPTY
         if len(states) < len({*known.event.prev_event_ids}):
             return None
-        present = [state for state in states if state is not None]
-        return self._resolver.resolve(present) if len(present) == len(states) else None
+        if None in states:
+            return None
+        # What builds on nothing says nothing about what builds on it.
+        present = [state for state in states if state is not None and state is not EMPTY]
+        return self._resolver.resolve(present) if present else EMPTY
 
     def _check_state(self, row: EventRow | None, known: Known | None, before: State | None) -> State | None:
         """Return the state after an event, compared with what is stored; None for an outlier."""

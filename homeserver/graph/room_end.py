@@ -15,7 +15,7 @@ import orjson
 
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import RoomVersion
-from storage.events import HIDDEN
+from storage.events import Flag
 from storage.inspection import EventRow, RoomRow, TipRow, read_members, read_stats, read_tip
 from storage.transaction import Transaction, chunks
 
@@ -38,6 +38,8 @@ _STATS: Final[Mapping[str, tuple[str, str]]] = {
     "encryption": ("m.room.encryption", "algorithm"),
     "room_type": ("m.room.create", "type"),
 }
+# A redaction that redacts nothing is shown to nobody, and is accepted all the same.
+_NOT_ACCEPTED: Final = int(Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER)
 # Longer texts are left out of some columns.
 _MAX_COLUMN: Final = 255
 # LIMIT: the room's state of the time is computed again while there are no more ends than these; the last one always is.
@@ -86,7 +88,7 @@ class RoomEnd:
         return self._resolver.resolve(states) if states and len(states) == len(self._ends) else None
 
     def _is_accepted(self, index: int) -> bool:
-        return not self._order.shape.flags[index] & HIDDEN
+        return not self._order.shape.flags[index] & _NOT_ACCEPTED
 
     def _pass(self, index: int) -> None:
         """Take away from the extremities what an accepted event builds on."""
@@ -154,7 +156,7 @@ def _check_extremities(
         found.differs(None, "forward extremities", _names(resolver, end.extremities), _names(resolver, nids))
     known = events.get(nids)
     for each in known.values():
-        if each.flags & HIDDEN:
+        if each.flags & _NOT_ACCEPTED:
             found.differs(each.event.event_id, "forward extremity", "accepted", f"flags {each.flags}")
     deepest = max((each.event.depth for each in known.values()), default=0)
     if tip.depth < deepest:
