@@ -214,8 +214,8 @@ class LookAhead:
     `nids` are the (number, room) of those that are there, in whatever room; `redactions` by the ID of their target.
     """
 
-    nids: Mapping[str, tuple[int, int]]
-    redactions: Mapping[str, Sequence[int]]
+    nids: dict[str, tuple[int, int]]
+    redactions: dict[str, list[int]]
 
 
 def look_ahead(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> LookAhead:

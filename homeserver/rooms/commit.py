@@ -74,7 +74,7 @@ class Commit:
                 for group, state in step.new_states:
                     store.states.add(group, state, 4)
                 if step.append.wakes_nid is not None:
-                    _wake(store.events.find(step.append.wakes_nid))
+                    self._wake(step.after.room_id, step.append.wakes_nid)
             self._settle(prepared)
         finally:
             for step, answer in zip(prepared, waiting, strict=True):
@@ -112,6 +112,15 @@ class Commit:
         finally:
             answer.callback(step.stored)
 
+    def _wake(self, room_id: RoomID, nid: int) -> None:
+        """Show a redaction that was waiting for what it redacts, wherever it is held: as one object or as several."""
+        room = self._feed.find_room(room_id)
+        held = [stored for stored in room.recent if stored.nid == nid] if room is not None else []
+        for redaction in (self._store.events.find(nid), self._tips.in_flight.get(nid), *held):
+            if redaction is not None:
+                redaction.flags &= ~int(Flag.INERT)
+                redaction.head = None
+
     def _failed(self, failure: Any, prepared: Sequence[Prepared], waiting: Sequence[Deferred[StoredEvent]]) -> None:
         # Everything composed on top of this append fails as well; the next one starts from what is stored.
         self._tips.drop(prepared[0].after.room_id)
@@ -128,13 +137,6 @@ class Commit:
                 step.position.finish(partial(self._feed.distrust, room_id, number, step.members))
             for answer in waiting:
                 answer.errback(failure)
-
-
-def _wake(redaction: StoredEvent | None) -> None:
-    """Show a redaction that was waiting for what it redacts."""
-    if redaction is not None:
-        redaction.flags &= ~int(Flag.INERT)
-        redaction.head = None
 
 
 async def all_of(waiting: Sequence[Deferred[StoredEvent]]) -> list[StoredEvent]:

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 from homeserver.errors import AuthRuleBroken, BadJson, BadState, HomeserverError, StorageUnavailable
 from homeserver.feed.feed import Feed
@@ -31,7 +32,7 @@ from homeserver.model.signing import SigningKey
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from storage.append import TransactionRow
-from storage.events import LookAhead, StoredEvent
+from storage.events import LookAhead, StoredEvent, look_ahead
 from storage.room_tips import load_tip
 from storage.store import Store
 
@@ -168,6 +169,10 @@ class RoomDoor:
         judged = judge_local(version, event, {}, event)
         async with self._lanes.enter(event.room_id):
             await self._require_new(event.room_id)
+            # Where senders choose the IDs of events (room versions 1 and 2).
+            taken = await self._store.database.read(lambda tx: look_ahead(tx, 0, [event.event_id]).nids)
+            if taken or self._tips.find_flying(event.event_id) is not None:
+                raise BadState("an event of this ID is in another room")
             prepared = self._advance.start(version, judged, self._clock.now_ms(), sender_nid, key_nid)
             waiting = self._commit.hand_over(event.room_id, [prepared])
         await all_of(waiting)
@@ -186,7 +191,7 @@ class RoomDoor:
         events: Sequence[CheckedEvent],
         prepare: Callable[[RoomTip, CheckedEvent, LookAhead], Awaitable[Prepared | StoredEvent]],
     ) -> list[StoredEvent | MissingEvents | HomeserverError]:
-        outcomes: list[StoredEvent | MissingEvents | HomeserverError | Deferred[StoredEvent]] = []
+        outcomes: list[StoredEvent | MissingEvents | HomeserverError | Deferred[StoredEvent | HomeserverError]] = []
         async with self._lanes.enter(room_id):
             tip = self._tips.find(room_id) or await self._tips.get(room_id)
             ahead = await self._receiving.look_ahead(tip, events)
@@ -202,12 +207,21 @@ class RoomDoor:
                 if isinstance(prepared, StoredEvent):
                     outcomes.append(prepared)
                     continue
-                outcomes.extend(self._commit.hand_over(room_id, [prepared]))
-                self._receiving.keep(prepared)
+                waiting = self._commit.hand_over(room_id, [prepared])[0]
+                outcomes.append(waiting.addErrback(_unstored))
+                self._receiving.keep(prepared, ahead)
             if not all(isinstance(outcome, Deferred) for outcome in outcomes):
                 # What is there already may be on its way to the disk only.
                 await self._tips.drained(room_id)
-        return [await _outcome(each) if isinstance(each, Deferred) else each for each in outcomes]
+                outcomes = [await self._as_stored(each) if isinstance(each, StoredEvent) else each for each in outcomes]
+        return [await each if isinstance(each, Deferred) else each for each in outcomes]
+
+    async def _as_stored(self, found: StoredEvent) -> StoredEvent | HomeserverError:
+        """Return an event that was there, if it is so still: what was on its way to the disk may not have arrived."""
+        stored = (await self._tips.load([found.nid])).get(found.nid)
+        if stored is None or stored.is_outlier is not found.is_outlier:
+            return StorageUnavailable("the event could not be stored")
+        return stored
 
     # -- reading what the door knows ---------------------------------------------------------------------------------
 
@@ -308,7 +322,7 @@ class RoomDoor:
             sender_nid = await interner.user(template.sender)
         redaction = None
         if template.type == "m.room.redaction":
-            redaction = await plan_redaction(self._store, tip, template, view)
+            redaction = await plan_redaction(self._store, self._tips, tip, template, view)
         member_nid = None
         if template.type == "m.room.member" and template.state_key is not None:
             member_nid = await interner.user(UserID.parse(template.state_key))
@@ -365,14 +379,15 @@ class RoomDoor:
         return judge_local(version, event, {}, event), now_ms
 
 
-async def _outcome(waiting: Deferred[StoredEvent]) -> StoredEvent | HomeserverError:
-    try:
-        return await waiting
-    except HomeserverError as fault:
-        return fault
-    except Exception:  # the others have to be waited for; this one tells as much as a caller can use
-        logger.exception("An event that was taken in could not be stored")
-        return StorageUnavailable("the event could not be stored")
+def _unstored(failure: Failure) -> HomeserverError:
+    if failure.check(CancelledError):
+        # Whoever waits goes away.
+        failure.raiseException()
+    if isinstance(failure.value, HomeserverError):
+        return failure.value
+    # The others have to be waited for; this one tells as much as a caller can use.
+    logger.error("An event that was taken in could not be stored", exc_info=failure.value)
+    return StorageUnavailable("the event could not be stored")
 
 
 def _prev_events(tip: RoomTip) -> tuple[Extremity, ...]:

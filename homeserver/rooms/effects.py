@@ -15,7 +15,7 @@ from homeserver.model.content.power_levels import PowerLevels
 from homeserver.model.event import Event, EventTemplate, StateKey
 from homeserver.model.event_format import event_from_wire
 from homeserver.model.folding import fold
-from homeserver.model.ids import server_name_of
+from homeserver.model.ids import EventID, server_name_of
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import RoomVersion
 from storage.append import RelationRow
@@ -107,7 +107,7 @@ def _is_short(value: Any) -> TypeGuard[str]:
 
 
 async def plan_redaction(
-    store: Store, tip: RoomTip, template: EventTemplate, view: Mapping[StateKey, StoredEvent]
+    store: Store, tips: Tips, tip: RoomTip, template: EventTemplate, view: Mapping[StateKey, StoredEvent]
 ) -> RedactionPlan | None:
     """Say what a redaction by a local user will redact; raise NotAllowed if the user may not.
 
@@ -116,10 +116,11 @@ async def plan_redaction(
     held to more: without that power only their own events.
     """
     target_id = template.redacts or template.content.get("redacts")
-    if not isinstance(target_id, str) or len(target_id) > MAX_SHORT:
+    if not _is_short(target_id):
         return None
-    target = await store.events.get_by_id(tip.room_nid, target_id)
-    if target is None:
+    # What is decided already may not be on the disk yet.
+    target = tips.find_flying(EventID(target_id)) or await store.events.get_by_id(tip.room_nid, target_id)
+    if target is None or target.room_nid != tip.room_nid:
         # It may arrive later; it is then redacted if the same conditions hold.
         return RedactionPlan(target_id, ())
     levels_event = view.get(("m.room.power_levels", ""))
@@ -166,7 +167,7 @@ async def plan_received_redaction(
     Nothing where the target is not there yet, or the sender may not: then nobody is shown the redaction.
     """
     target_id = redaction.redacts
-    if target_id is None or len(target_id) > MAX_SHORT:
+    if not _is_short(target_id):
         return None
     if target is None or not may_redact(tip.version, redaction, target.event, await _levels(tips, tip, state)):
         return RedactionPlan(target_id, ())
@@ -179,13 +180,8 @@ async def plan_received_redaction(
 async def find_waiting_redaction(
     store: Store, tips: Tips, tip: RoomTip, event: Event, stored: Sequence[int]
 ) -> StoredEvent | None:
-    """Return the redaction of an event that came before it, if its sender may redact it; `stored` are those on disk."""
-    flying = [
-        each.nid
-        for each in tips.in_flight.values()
-        if each.event.type == "m.room.redaction" and each.event.redacts == event.event_id
-    ]
-    nids = sorted({*stored, *flying})
+    """Return the redaction of an event that came before it, if its sender may redact it; `stored` name the event."""
+    nids = sorted(set(stored))
     found = await tips.load(nids) if nids else {}
     for nid in nids:
         redaction = found.get(nid)

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from homeserver.errors import BadJson
+from homeserver.errors import BadJson, StorageUnavailable
 from homeserver.feed.feed import MemberChange
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.event import Event, StateKey
@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 # LIMIT: hidden events that are walked through to find which ends of the graph an event builds on.
 MAX_HIDDEN_WALKED: Final = 1_000
+# Before what builds on no event, which nobody can but the create event.
+_NOWHERE: Final = StatePoint(0, (), StateNids())
 # What a room is called after.
 _NAMING: Final = frozenset({"m.room.name", "m.room.canonical_alias"})
 
@@ -88,11 +90,25 @@ class Receiving:
         self.state_at = StateAt(store)
 
     async def look_ahead(self, tip: RoomTip, events: Sequence[CheckedEvent]) -> LookAhead:
-        """Return what of these events is stored: one read for all of them, for nearly always it is nothing."""
-        wanted = [checked.event.event_id for checked in events if self._at_hand(checked.event.event_id) is None]
-        if not wanted:
-            return LookAhead({}, {})
-        return await self._store.database.read(lambda tx: look_ahead(tx, tip.room_nid, wanted))
+        """Return what of these events is there: one read for all of them, for nearly always it is nothing.
+
+        What is in memory now may have left it, for the disk or for nowhere, when it is asked for.
+        """
+        held = {each.event_id: each for checked in events if (each := self._at_hand(checked.event.event_id))}
+        flying: dict[str, list[int]] = {}
+        for each in self._tips.in_flight.values():
+            if each.event.type == "m.room.redaction" and each.event.redacts is not None:
+                flying.setdefault(each.event.redacts, []).append(each.nid)
+        event_ids = [checked.event.event_id for checked in events]
+        wanted = [event_id for event_id in event_ids if event_id not in held or held[event_id].is_outlier]
+        found = LookAhead({}, {})
+        if wanted:
+            found = await self._store.database.read(lambda tx: look_ahead(tx, tip.room_nid, wanted))
+        found.nids.update((event_id, (each.nid, each.room_nid)) for event_id, each in held.items())
+        for event_id in event_ids:
+            if event_id in flying:
+                found.redactions.setdefault(event_id, []).extend(flying[event_id])
+        return found
 
     async def prepare(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
         """Return the append of an event, or the stored event where it has its place already.
@@ -129,8 +145,12 @@ class Receiving:
         )
         return await self._append_outlier(tip, judged, auth)
 
-    def keep(self, prepared: Prepared) -> None:
-        """Remember the states of an append that was handed to the writer."""
+    def keep(self, prepared: Prepared, ahead: LookAhead) -> None:
+        """Remember an append that was handed to the writer: its states, and what those after it have to know."""
+        append = prepared.append
+        ahead.nids[append.judged.event.event_id] = append.nid, append.room_nid
+        if append.redacts_id is not None:
+            ahead.redactions.setdefault(append.redacts_id, []).append(append.nid)
         for groups, point in prepared.resolved:
             self.state_at.remember(prepared.after.room_id, groups, point)
 
@@ -141,14 +161,13 @@ class Receiving:
 
     async def _known(self, tip: RoomTip, event: Event, ahead: LookAhead) -> StoredEvent | None:
         stored = self._at_hand(event.event_id)
-        if stored is None and event.event_id in ahead.nids:
-            nid, room_nid = ahead.nids[event.event_id]
-            stored = (await self._store.events.get([nid])).get(nid) if room_nid == tip.room_nid else None
-            if stored is None:
-                raise BadJson("an event of this ID is in another room")
-        elif stored is not None and stored.room_nid != tip.room_nid:
+        nid, room_nid = ahead.nids.get(event.event_id, (0, tip.room_nid)) if stored is None else (0, stored.room_nid)
+        if room_nid != tip.room_nid:
             # Only where senders choose the IDs of events (room versions 1 and 2).
             raise BadJson("an event of this ID is in another room")
+        if nid:
+            # None where it was being written and could not be.
+            stored = (await self._store.events.get([nid])).get(nid)
         return stored
 
     async def _find(self, tip: RoomTip, event_ids: Collection[EventID]) -> dict[EventID, StoredEvent]:
@@ -172,7 +191,7 @@ class Receiving:
         prev = [
             found[event_id]
             for event_id in dict.fromkeys(event.prev_event_ids)
-            if event_id in found and found[event_id].state_group is not None
+            if event_id in found and not found[event_id].is_outlier
         ]
         have = {stored.event_id for stored in prev}
         auth = {event_id: found[event_id] for event_id in event.auth_event_ids if event_id in found}
@@ -182,8 +201,7 @@ class Receiving:
     async def _state_before(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> StatePoint:
         groups = {stored.state_group for stored in prev if stored.state_group is not None}
         if not groups:
-            # Only a create event has nothing before it, and the room has one already: refused by the rules.
-            return StatePoint(0, (), StateNids())
+            return _NOWHERE
         return await self._resolved(tip, groups, {tip.state_group: tip.point})
 
     async def _resolved(
@@ -197,6 +215,8 @@ class Receiving:
         if found is None:
             # What is being written cannot be read yet.
             await self._tips.drained(tip.room_id)
+            if tip.last is not None and tip.last.is_lost:
+                raise StorageUnavailable("the event before this one could not be stored")
             found = await self.state_at.of(tip, groups, fresh, unstored)
         return found
 
@@ -211,6 +231,10 @@ class Receiving:
         event = checked.event
         if known is not None and known.is_rejected:
             return Judged(event, Verdict.REJECTED)
+        if before is _NOWHERE:
+            # Spec: server-server API, "PDUs": only the create event has nothing before it, and the room has one
+            # already. The rules of old versions do not ask for a state where an event gives aliases to the room.
+            return Judged(event, Verdict.REJECTED, "it builds on nothing, or on what does")
         keys = _needed(tip, event)
         at_place = await self._tips.events_of(before.state, keys)
         now = at_place if before.state_group == tip.state_group else await self._tips.events_of(tip.state, keys)
@@ -275,10 +299,11 @@ class Receiving:
         if key_nid is not None and judged.verdict is not Verdict.REJECTED:
             after = self._with(tip, before, key_nid, nid)
         made = [point for point in dict.fromkeys((before, after)) if point.new_group is not None]
-        stored = stored_event(event, nid, tip.room_nid, after.state_group, sender_nid, now_ms, key_nid, len(encoded))
+        state_group = None if after is _NOWHERE else after.state_group
+        stored = stored_event(event, nid, tip.room_nid, state_group, sender_nid, now_ms, key_nid, len(encoded))
         stored.position = None
         stored.flags = _flags(judged.verdict)
-        if is_accepted and redaction is not None and not redaction.nids:
+        if is_accepted and event.type == "m.room.redaction" and (redaction is None or not redaction.nids):
             # Spec: room versions, "Handling redactions": it is not shown before it redacts something.
             stored.flags |= Flag.INERT
         if replaced is not None:
@@ -294,7 +319,7 @@ class Receiving:
             sender_nid=sender_nid,
             key_nid=key_nid,
             received_ts=now_ms,
-            state_group=after.state_group,
+            state_group=state_group,
             new_groups=(),
             replaces_nid=stored.replaces_nid,
             prev_nids=tuple(each.nid for each in prev),
@@ -309,7 +334,8 @@ class Receiving:
             wakes_nid=redacted_by.nid if redacted_by is not None and redacted_by.flags & Flag.INERT else None,
         )
         prepared = Prepared(append, stored, replace(tip, last=append), NO_POSITION, (), redaction)
-        prepared.resolved = ((frozenset(each.state_group for each in prev if each.state_group is not None), before),)
+        groups = frozenset(each.state_group for each in prev if each.state_group is not None)
+        prepared.resolved = ((groups, before),) if groups else ()
         if redaction is not None:
             append.redacts_id = redaction.target_id
             append.redacted_nids = redaction.nids
@@ -349,14 +375,16 @@ class Receiving:
             groups = frozenset((after.state_group, *(extremity.state_group for extremity in rest)))
             fresh = {tip.state_group: tip.point, after.state_group: after}
             cited = tuple(each.nid for each in auth.values())
-            point = await self._resolved(tip, groups, fresh, Unstored(stored, cited))
+            # States are made of events as they were sent, redacted since or not.
+            unstored = Unstored(replace(stored, event=append.judged.event), cited)
+            point = await self._resolved(tip, groups, fresh, unstored)
             prepared.resolved = (*prepared.resolved, (groups, point))
             if point.new_group is not None and point.state_group != after.state_group:
                 made.append(point)
         ends = (*rest, own)
         depth = max(extremity.depth for extremity in ends)
         append.tip = TipRow(tuple(extremity.nid for extremity in ends), depth, point.state_group)
-        change = await self._change(tip, point, stored)
+        change = await self._change(tip, point, stored, append.redacted_nids)
         append.is_merge = change.is_further
         stored.tip_group = append.tip_group
         append.memberships = tuple(membership_row(member) for member in change.members)
@@ -439,7 +467,9 @@ class Receiving:
         if judged.event.type != "m.room.redaction" or judged.verdict is not Verdict.ACCEPTED:
             return None, waiting
         target_id = judged.event.redacts
-        target = (await self._find(tip, [target_id])).get(target_id) if target_id is not None else None
+        # In room versions 1 and 2 an event can name itself.
+        is_other = target_id is not None and target_id != judged.event.event_id
+        target = (await self._find(tip, [target_id])).get(target_id) if is_other and target_id is not None else None
         return await plan_received_redaction(self._tips, tip, judged.event, target, before.state), waiting
 
     async def _consumed(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> frozenset[int]:
@@ -456,8 +486,13 @@ class Receiving:
             consumed.update(found)
         return frozenset(consumed)
 
-    async def _change(self, tip: RoomTip, point: StatePoint, own: StoredEvent) -> _Change:
-        """Return what the new current state changes besides what the event itself says."""
+    async def _change(
+        self, tip: RoomTip, point: StatePoint, own: StoredEvent, redacted_nids: Collection[int]
+    ) -> _Change:
+        """Return what the new current state changes besides what the event itself says.
+
+        `redacted_nids` are the events that it redacts.
+        """
         if point.state_group == tip.state_group:
             return _Change()
         keys = differing_keys([tip.chain, point.chain], [tip.state, point.state])
@@ -467,6 +502,7 @@ class Receiving:
         nids = {nid for key in keys for state in (tip.state, point.state) if (nid := state.get(key)) is not None}
         events = await self._tips.load(nids - {own.nid})
         events[own.nid] = own
+        events.update((nid, as_redacted(tip.version, events[nid], own)) for nid in redacted_nids if nid in events)
         members: list[MemberChange] = []
         stats: dict[str, Any] = {}
         is_renamed = False
