@@ -300,6 +300,23 @@ def test_a_third_party_invite_of_version_1_is_signed_by_who_made_its_id() -> Non
 
 
 @VERSIONS
+def test_a_third_party_invite_that_its_redaction_makes_an_ordinary_one_needs_its_senders_server(
+    version: RoomVersion,
+) -> None:
+    """With a wrong hash it is judged in its redacted form, in which only the sender's rights are asked for."""
+    content = {"membership": "invite", "third_party_invite": {"signed": {}}}
+    wire = {**made(version, "m.room.member", content, state_key=BOB), "hashes": {"sha256": "A" * 43}, "signatures": {}}
+    if version.references_carry_hashes:
+        wire["event_id"] = f"$x:{C}"
+    by_another = sign_event(version, wire, C, KEYS[C])
+    stays = version.redaction_keeps_third_party_signed
+    assert stays is not is_dropped(version, by_another)
+    assert stays is not is_dropped(version, wire)
+    found = checked(version, sign_event(version, by_another, A, KEYS[A]))
+    assert (True, stays) == (found.was_redacted, "third_party_invite" in found.event.content)
+
+
+@VERSIONS
 @pytest.mark.parametrize("late_ms", [0, 1])
 def test_validity_of_keys_is_enforced_from_version_5_on(version: RoomVersion, late_ms: int) -> None:
     wire = made(version, at=NOW + late_ms)
