@@ -61,6 +61,8 @@ class ForkClient(Client):
     """
 
     untold: dict[tuple[str, Key], tuple[str, str | None]] = field(default_factory=dict)
+    # Senders whose membership was not told: those who have none in the room's state.
+    strangers: set[tuple[str, Key]] = field(default_factory=set)
 
     async def sync(self, sync: Sync, server: RoomServer, *, lose: bool = False) -> dict[str, Any]:
         is_first = self.token is None
@@ -78,6 +80,9 @@ class ForkClient(Client):
                 await self.compare(server, room_id, told)
         return response
 
+    def meet_stranger(self, room_id: str, sender: str) -> None:
+        self.strangers.add((room_id, ("m.room.member", sender)))
+
     async def compare(self, server: RoomServer, room_id: str, told: Mapping[str, Any]) -> None:
         """Fail where the client has another state than the room had at the end of the response."""
         assert self.token is not None
@@ -93,6 +98,8 @@ class ForkClient(Client):
                 if "state_key" in event
             }
         )
+        assert not [key for at, key in self.strangers if at == room_id and key in state]
+        self.strangers.clear()
         before, untold = self.untold, {}
         for key in known.keys() | state.keys():
             have, real = known.get(key), state.get(key)

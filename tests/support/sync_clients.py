@@ -127,6 +127,10 @@ class Client:
             await self._join(room_id, told, server)
         self.token = StreamToken.parse(response["next_batch"]).position
 
+    def meet_stranger(self, room_id: str, sender: str) -> None:
+        """Take notice of a sender whose membership the client was not told."""
+        raise AssertionError(f"who is {sender}?")
+
     def _forget(self, room_id: str) -> None:
         self.rooms.pop(room_id, None)
         for kept in (self.invites, self.knocks, self.left):
@@ -162,7 +166,8 @@ class Client:
         for event in changes:
             room.state[event["type"], event["state_key"]] = event["event_id"]
         for event in timeline["events"]:
-            assert ("m.room.member", event["sender"]) in room.state or not room.state, "who is that?"
+            if room.state and ("m.room.member", event["sender"]) not in room.state:
+                self.meet_stranger(room_id, event["sender"])
         if "unread_notifications" in told:
             room.counts = told["unread_notifications"]
         if "summary" in told:
