@@ -125,7 +125,8 @@ def parse_server_keys(wire: object, server_name: str, fetched_ts: int) -> Server
     The list may come from anybody: what counts is who signed it.
     """
     obj = _checked_object(wire)
-    if obj.get("server_name") != server_name:
+    # A notary may write there what is no text at all.
+    if not isinstance(server_name, str) or obj.get("server_name") != server_name:
         raise BadServerKeys("the list is of another server")
     valid_until_ts = _time(obj.get("valid_until_ts"))
     if valid_until_ts is None:

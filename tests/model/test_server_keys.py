@@ -279,6 +279,12 @@ def test_a_list_that_a_notary_made_up_is_left_out() -> None:
     assert ["b.example"] == [keys.server_name for keys in found]
 
 
+@pytest.mark.parametrize("server_name", [[], {}, 5, None, True, ["a.example"]], ids=repr)
+def test_a_list_of_no_name_is_left_out_whoever_signed_it(server_name: Any) -> None:
+    wire = sign_json({**made(), "server_name": server_name}, NOTARY, STRANGER)
+    assert [] == parse_notary_answer({"server_keys": [wire]}, NOTARY, NOTARY_KEYS, NOW)
+
+
 @pytest.mark.parametrize("signatures", [None, {}, {NOTARY: None}, {NOTARY: {STRANGER.key_id: "x"}}, {NOTARY: []}])
 def test_without_its_signature_a_notary_says_nothing(signatures: Any) -> None:
     with pytest.raises(BadServerKeys):

@@ -95,6 +95,21 @@ def test_keys(content: dict[str, Any], rule: str | None) -> None:
     assert rule == broken_rule(room, event)
 
 
+@pytest.mark.parametrize("signer", ["a.example", "zz.example"])
+@pytest.mark.parametrize("by_one", [False, True], ids=["many signers", "many keys"])
+def test_which_of_many_signatures_are_tried_does_not_depend_on_their_order(signer: str, by_one: bool) -> None:
+    room = room_with_invite()
+    good = signed()["signatures"]["id.example"]["ed25519:0"]
+    texts = {f"m{number}.example": unpadded(bytes(64)) for number in range(20)} | {signer: good}
+    verdicts = set()
+    for names in (list(texts), list(reversed(texts))):
+        by_name = {f"ed25519:{name}" if by_one else name: texts[name] for name in names}
+        signatures = {"id.example": by_name} if by_one else {name: {"ed25519:0": by_name[name]} for name in names}
+        claim = {"signed": {**signed(), "signatures": signatures}}
+        verdicts.add(broken_rule(room, room.member(BOB, CAROL, "invite", third_party_invite=claim)))
+    assert {None if signer < "m" else "5.4.1.8"} == verdicts
+
+
 def test_only_who_made_it_may_exchange_it() -> None:
     room = room_with_invite()
     event = room.member(ALICE, CAROL, "invite", third_party_invite={"signed": signed()})
