@@ -308,6 +308,10 @@ class RoomDoor:
         )
         prev = _prev_events(tip)
         is_partial = len(prev) < len(tip.extremities)
+        if is_partial and any(step.append.key_nid is not None for step in earlier):
+            # LIMIT: events that are stored together, state among them, in a room of 40 ends and more: what is resolved
+            # has to be stored. Single events bring the ends together first.
+            raise StorageUnavailable("the room has too many branches for several events at once")
         point = await self._receiving.state_of(tip, prev) if is_partial else tip.point
         view = await self._tips.events_of(point.state, keys)
         key_nid = replaced = None

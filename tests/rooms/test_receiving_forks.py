@@ -17,8 +17,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from homeserver.errors import HomeserverError
-from homeserver.model.event import Event
+from homeserver.errors import HomeserverError, StorageUnavailable
+from homeserver.model.event import Event, EventTemplate
 from homeserver.model.event_format import MAX_PREV_EVENTS
 from homeserver.model.ids import UserID
 from storage.events import StoredEvent
@@ -177,6 +177,23 @@ async def test_local_events_bring_many_ends_together(rooms: RoomServer, count: i
         room.note(stored)
         left = max(left - MAX_PREV_EVENTS, 0) + 1
         assert left == len(await ends(rooms, room))
+    await assert_state_as_elsewhere(rooms, room)
+    await assert_well(rooms, room, lena)
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_local_events_at_once_bring_many_ends_together_or_leave_nothing(rooms: RoomServer) -> None:
+    room, lena = await opened(rooms)
+    await spread(rooms, room, 60)
+    before = await ends(rooms, room)
+    name = EventTemplate("m.room.member", {"membership": "join", "displayname": "L"}, lena.user_id, str(lena.user_id))
+    wishes = [EventTemplate("m.room.message", {"body": str(number)}, lena.user_id) for number in range(4)]
+    with pytest.raises(StorageUnavailable):
+        await rooms.door.send_all(room.room_id, [wishes[0], name, *wishes])
+    assert before == await ends(rooms, room)
+    for stored in await rooms.door.send_all(room.room_id, [*wishes, name]):
+        room.note(stored)
+    assert 1 == len(await ends(rooms, room))
     await assert_state_as_elsewhere(rooms, room)
     await assert_well(rooms, room, lena)
 
