@@ -27,6 +27,7 @@ JsonValue: TypeAlias = Any
 JsonObject: TypeAlias = dict[str, Any]
 
 MAX_INTEGER: Final = 2**53 - 1
+# LIMIT: of nesting, an event itself included, so that no walk and no encoder meets more; the spec has none.
 MAX_DEPTH: Final = 200
 
 _SORTED = orjson.OPT_SORT_KEYS

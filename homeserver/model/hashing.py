@@ -52,8 +52,8 @@ def has_valid_content_hash(wire: Mapping[str, Any], version: RoomVersion | None 
     expected = content_hash(wire, version)
     if claimed == expected:
         return True
-    # Spec: "The content hash in the `hashes` property is base64-decoded, and the two are compared": one hash can be
-    # written in several ways.
+    # Spec: "Validating hashes and signatures on received events": the hash in the event "is base64-decoded, and the
+    # two are compared for equality": one hash can be written in several ways.
     try:
         return decode_base64(claimed) == decode_base64(expected)
     except ValueError:

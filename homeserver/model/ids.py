@@ -24,7 +24,8 @@ _OPAQUE = re.compile(r"[A-Za-z0-9_\-]+")
 
 
 def _check_length(kind: str, text: str) -> None:
-    # Spec: appendices, "Common Namespace Format": 255 bytes, sigil and domain included.
+    # Spec: appendices, "User Identifiers", "Room IDs", "Room Aliases" and "Event IDs": 255 bytes, sigil and domain
+    # included.
     if len(text) > MAX_IDENTIFIER_BYTES or (
         not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > MAX_IDENTIFIER_BYTES
     ):
@@ -32,7 +33,10 @@ def _check_length(kind: str, text: str) -> None:
 
 
 class ServerName(str):
-    """The name of a homeserver, such as `example.org` or `[::1]:8448`, in lower case."""
+    """The name of a homeserver, such as `example.org` or `[::1]:8448`, in the case that it is written in.
+
+    Spec: appendices, "Server Name": "must be treated case-sensitively".
+    """
 
     __slots__ = ()
 

@@ -166,8 +166,8 @@ def _must_sign(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
 def _vouching(version: RoomVersion, wire: Mapping[str, Any]) -> list[str]:
     """Return the server of the authorising user, if there is one.
 
-    Spec: rooms/v8, "Authorisation rules", 5.2.1, which holds for all memberships: the event is rejected "if it is not
-    validly signed by the homeserver of the user ID denoted by the key".
+    Spec: rooms/v8, "Authorisation rules", 4.2.1, which holds for all memberships: "If the event is not validly signed
+    by the homeserver of the user ID denoted by the key, reject".
     """
     if not version.restricted_joins or wire["type"] != MEMBER or "state_key" not in wire:
         return []

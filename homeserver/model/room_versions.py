@@ -4,7 +4,7 @@ Each version is the one before it with some switches turned, as in the spec, whe
 Code asks a switch, never for an identifier, and never compares identifiers: they are opaque texts, not numbers.
 
 `KNOWN_ROOM_VERSIONS` are all that are described here; `ROOM_VERSIONS` are those that rooms of this server can have.
-The unstable ones among them are pieces of proposals, each a stable version with one switch turned.
+The unstable ones among them are trials of proposals, each a stable version with one switch turned or none.
 There is one record of each version; records are compared by identity, which makes them cheap keys of caches.
 
 Spec: rooms, "Feature matrix" and "Complete list of room versions".

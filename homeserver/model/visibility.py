@@ -9,7 +9,7 @@ graph, to judge those that follow, so what it may not see it is given redacted (
 signatures and all that the rules read survive.  A server never sees an event of users who were erased before it came.
 Whether a server may ask about the room at all is another question, answered by its ACL and its members now.
 
-Spec: client-server API, "Room history visibility", "Server behaviour", and "Deactivating account", `erase`;
+Spec: client-server API, "Room history visibility", "Server behaviour", and "Account deactivation", `erase`;
 server-server API, "Backfilling and retrieving missing events", "Retrieving events".
 """
 
@@ -93,7 +93,7 @@ def may_server_see(
     settings = {before}
     if event.type == "m.room.history_visibility" and event.state_key == "":
         settings.add(history_visibility_of(event))
-    # Spec: "Deactivating account", `erase`: servers which join after the erasure are served redacted copies, while
+    # Spec: "Account deactivation", `erase`: servers which join after the erasure are served redacted copies, while
     # those that had been able to see the event still are.  What anybody could read, nobody in particular had read.
     if HistoryVisibility.WORLD_READABLE in settings and not sender_is_erased:
         return True

@@ -148,8 +148,8 @@ KNOWN_DIFFERENCES = (
     KnownDifference(
         "a key that the content hash leaves out",
         # Synapse leaves out `age_ts` too, which it once wrote into what it sent.
-        'server-server API, "Calculating the content hash for an event": "First, any existing `unsigned`, `signature`, '
-        'and `hashes` members are removed"',
+        'server-server API, "Calculating the content hash for an event": "First, any existing `unsigned`, '
+        '`signatures`, and `hashes` properties are removed"',
         lambda it: it.about == "content_hash" and it.event is not None and "age_ts" in it.event.wire,
     ),
     KnownDifference(

@@ -49,7 +49,7 @@ def lenient_integer(value: object) -> int | None:
     """Return the integer that a power level of room versions 1 to 9 stands for, else None.
 
     Spec: rooms/v1, "`m.room.power_levels` events accept values as strings" and "... as floats": nothing "outside the
-    range represented by IEEE 754 binary64".
+    range represented by IEE754 binary64".
     """
     if type(value) is int:
         level = value
