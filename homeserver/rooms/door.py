@@ -40,7 +40,8 @@ from .advance import Advance, Prepared
 from .commit import Commit, all_of
 from .effects import plan_redaction
 from .gather import CREATE_KEY, Tips
-from .receiving import MissingEvents, Receiving
+from .receiving import Receiving
+from .surroundings import MissingEvents
 from .tip import Extremity, RoomTip, StateEvents
 
 logger = logging.getLogger(__name__)

@@ -17,22 +17,21 @@ resolution" and "Handling redactions".
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
 
-from homeserver.errors import BadJson, StorageUnavailable
-from homeserver.feed.feed import MemberChange
+from homeserver.errors import StorageUnavailable
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.event import Event, StateKey
-from homeserver.model.ids import EventID, UserID, server_name_of
+from homeserver.model.ids import EventID
 from homeserver.model.judgement import Judged, Verdict, judge_outlier, judge_remote
 from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.runtime.clock import Clock
 from storage.append import Append, TipRow
 from storage.auth_index import NewAuthEvent
-from storage.events import Flag, LookAhead, StoredEvent, find_nids, load_prev_nids, look_ahead, set_replaced
-from storage.state_groups import NewGroup, StateNids, differing_keys, extend
+from storage.events import Flag, LookAhead, StoredEvent, set_replaced
+from storage.state_groups import NewGroup, StateNids, extend
 from storage.store import Store
 
 from .advance import NO_POSITION, Prepared, count_changes, encode_event, membership_row, stored_event
@@ -42,41 +41,17 @@ from .effects import (
     find_waiting_redaction,
     plan_received_redaction,
     relation_of,
-    stats_of,
-    stats_without,
 )
 from .gather import Tips
+from .room_changes import RoomChanges
 from .state_at import StateAt, Unstored
+from .surroundings import Surroundings, require
 from .tip import Extremity, RoomTip, StatePoint
 
 logger = logging.getLogger(__name__)
 
-# LIMIT: hidden events that are walked through to find which ends of the graph an event builds on.
-MAX_HIDDEN_WALKED: Final = 1_000
 # Before what builds on no event, which nobody can but the create event.
 _NOWHERE: Final = StatePoint(0, (), StateNids())
-# What a room is called after.
-_NAMING: Final = frozenset({"m.room.name", "m.room.canonical_alias"})
-
-
-class MissingEvents(Exception):
-    """Events that have to be there first: those that an event builds on, and those that it cites."""
-
-    def __init__(self, prev: frozenset[EventID], auth: frozenset[EventID]) -> None:
-        super().__init__(f"{len(prev)} prev events and {len(auth)} auth events are missing")
-        self.prev = prev
-        self.auth = auth
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """How the current state of the room changes with an event."""
-
-    members: tuple[MemberChange, ...] = ()
-    stats: dict[str, Any] | None = None
-    is_renamed: bool = False
-    # Whether it changes by more than the event says, or from something else than the event replaces.
-    is_further: bool = False
 
 
 class Receiving:
@@ -86,29 +61,10 @@ class Receiving:
         self._store = store
         self._tips = tips
         self._clock = clock
-        self._server_name = server_name
+        self._surroundings = Surroundings(store, tips)
+        self._changes = RoomChanges(store, tips, server_name)
+        self.look_ahead = self._surroundings.look_ahead
         self.state_at = StateAt(store)
-
-    async def look_ahead(self, tip: RoomTip, events: Sequence[CheckedEvent]) -> LookAhead:
-        """Return what of these events is there: one read for all of them, for nearly always it is nothing.
-
-        What is in memory now may have left it, for the disk or for nowhere, when it is asked for.
-        """
-        held = {each.event_id: each for checked in events if (each := self._at_hand(checked.event.event_id))}
-        flying: dict[str, list[int]] = {}
-        for each in self._tips.in_flight.values():
-            if each.event.type == "m.room.redaction" and each.event.redacts is not None:
-                flying.setdefault(each.event.redacts, []).append(each.nid)
-        event_ids = [checked.event.event_id for checked in events]
-        wanted = [event_id for event_id in event_ids if event_id not in held or held[event_id].is_outlier]
-        found = LookAhead({}, {})
-        if wanted:
-            found = await self._store.database.read(lambda tx: look_ahead(tx, tip.room_nid, wanted))
-        found.nids.update((event_id, (each.nid, each.room_nid)) for event_id, each in held.items())
-        for event_id in event_ids:
-            if event_id in flying:
-                found.redactions.setdefault(event_id, []).extend(flying[event_id])
-        return found
 
     async def prepare(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
         """Return the append of an event, or the stored event where it has its place already.
@@ -116,14 +72,14 @@ class Receiving:
         Raises MissingEvents where the graph around it is not there.
         """
         event = checked.event
-        known = await self._known(tip, event, ahead)
+        known = await self._surroundings.known(tip, event, ahead)
         if known is not None and not known.is_outlier:
             return known
         if known is not None:
             # The first event of an ID is the one that counts (room versions 1 and 2 do not tie it to the content).
             event = known.event
             checked = trust_own(event)
-        prev, auth = await self._surroundings(tip, event)
+        prev, auth = await self._surroundings.around(tip, event)
         before = await self._state_before(tip, prev)
         judged = await self._judge(tip, checked, before, auth, known)
         return await self._place(tip, judged, prev, auth, before, known, ahead)
@@ -131,11 +87,11 @@ class Receiving:
     async def prepare_outlier(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
         """Return the append of an event that has no place yet, or the stored event where it is there already."""
         event = checked.event
-        known = await self._known(tip, event, ahead)
+        known = await self._surroundings.known(tip, event, ahead)
         if known is not None:
             return known
-        auth = await self._find(tip, event.auth_event_ids)
-        _require(frozenset(), frozenset(event.auth_event_ids) - auth.keys())
+        auth = await self._surroundings.find(tip, event.auth_event_ids)
+        require(frozenset(), frozenset(event.auth_event_ids) - auth.keys())
         judged = judge_outlier(
             tip.version,
             checked,
@@ -155,48 +111,6 @@ class Receiving:
             self.state_at.remember(prepared.after.room_id, groups, point)
 
     # -- what is around the event ------------------------------------------------------------------------------------
-
-    def _at_hand(self, event_id: EventID) -> StoredEvent | None:
-        return self._tips.find_flying(event_id) or self._store.events.find_by_id(event_id)
-
-    async def _known(self, tip: RoomTip, event: Event, ahead: LookAhead) -> StoredEvent | None:
-        stored = self._at_hand(event.event_id)
-        nid, room_nid = ahead.nids.get(event.event_id, (0, tip.room_nid)) if stored is None else (0, stored.room_nid)
-        if room_nid != tip.room_nid:
-            # Only where senders choose the IDs of events (room versions 1 and 2).
-            raise BadJson("an event of this ID is in another room")
-        if nid:
-            # None where it was being written and could not be.
-            stored = (await self._store.events.get([nid])).get(nid)
-        return stored
-
-    async def _find(self, tip: RoomTip, event_ids: Collection[EventID]) -> dict[EventID, StoredEvent]:
-        """Return those of these events that the room has, decided ones included."""
-        found: dict[EventID, StoredEvent] = {}
-        missing: list[EventID] = []
-        for event_id in event_ids:
-            stored = self._at_hand(event_id)
-            if stored is None:
-                missing.append(event_id)
-            elif stored.room_nid == tip.room_nid:
-                found[event_id] = stored
-        if missing:
-            nids = await self._store.database.read(lambda tx: find_nids(tx, tip.room_nid, missing))
-            for stored in (await self._store.events.get(nids.values())).values():
-                found[stored.event_id] = stored
-        return found
-
-    async def _surroundings(self, tip: RoomTip, event: Event) -> tuple[list[StoredEvent], dict[EventID, StoredEvent]]:
-        found = await self._find(tip, {*event.prev_event_ids, *event.auth_event_ids})
-        prev = [
-            found[event_id]
-            for event_id in dict.fromkeys(event.prev_event_ids)
-            if event_id in found and not found[event_id].is_outlier
-        ]
-        have = {stored.event_id for stored in prev}
-        auth = {event_id: found[event_id] for event_id in event.auth_event_ids if event_id in found}
-        _require(frozenset(event.prev_event_ids) - have, frozenset(event.auth_event_ids) - auth.keys())
-        return prev, auth
 
     async def _state_before(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> StatePoint:
         groups = {stored.state_group for stored in prev if stored.state_group is not None}
@@ -367,7 +281,7 @@ class Receiving:
     ) -> list[StatePoint]:
         """Make the event an end of the graph, with the state that the room has then; return that state if it is new."""
         append, stored = prepared.append, prepared.stored
-        consumed = await self._consumed(tip, prev)
+        consumed = await self._surroundings.consumed(tip, prev)
         own = Extremity(stored.nid, stored.event_id, after.state_group, stored.event.depth)
         rest = tuple(extremity for extremity in tip.extremities if extremity.nid not in consumed)
         point, made = after, []
@@ -384,7 +298,7 @@ class Receiving:
         ends = (*rest, own)
         depth = max(extremity.depth for extremity in ends)
         append.tip = TipRow(tuple(extremity.nid for extremity in ends), depth, point.state_group)
-        change = await self._change(tip, point, stored, append.redacted_nids)
+        change = await self._changes.between(tip, point, stored, append.redacted_nids)
         append.is_merge = change.is_further
         stored.tip_group = append.tip_group
         append.memberships = tuple(membership_row(member) for member in change.members)
@@ -468,69 +382,10 @@ class Receiving:
             return None, waiting
         target_id = judged.event.redacts
         # In room versions 1 and 2 an event can name itself.
-        is_other = target_id is not None and target_id != judged.event.event_id
-        target = (await self._find(tip, [target_id])).get(target_id) if is_other and target_id is not None else None
+        target = None
+        if target_id is not None and target_id != judged.event.event_id:
+            target = (await self._surroundings.find(tip, [target_id])).get(target_id)
         return await plan_received_redaction(self._tips, tip, judged.event, target, before.state), waiting
-
-    async def _consumed(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> frozenset[int]:
-        """Return the ends of the graph that an event builds on: its prev events, and what is before hidden ones."""
-        consumed = {stored.nid for stored in prev}
-        pending = [stored.nid for stored in prev if stored.flags & (Flag.REJECTED | Flag.SOFT_FAILED)]
-        if not pending:
-            return frozenset(consumed)
-        await self._tips.drained(tip.room_id)
-        while pending and len(consumed) < MAX_HIDDEN_WALKED:
-            batch = pending
-            found = await self._store.database.read(lambda tx, batch=batch: load_prev_nids(tx, batch))  # type: ignore[misc]
-            pending = [nid for nid, flags in found.items() if nid not in consumed and flags]
-            consumed.update(found)
-        return frozenset(consumed)
-
-    async def _change(
-        self, tip: RoomTip, point: StatePoint, own: StoredEvent, redacted_nids: Collection[int]
-    ) -> _Change:
-        """Return what the new current state changes besides what the event itself says.
-
-        `redacted_nids` are the events that it redacts.
-        """
-        if point.state_group == tip.state_group:
-            return _Change()
-        keys = differing_keys([tip.chain, point.chain], [tip.state, point.state])
-        if not keys:
-            return _Change()
-        names = await self._store.interner.key_names(keys)
-        nids = {nid for key in keys for state in (tip.state, point.state) if (nid := state.get(key)) is not None}
-        events = await self._tips.load(nids - {own.nid})
-        events[own.nid] = own
-        events.update((nid, as_redacted(tip.version, events[nid], own)) for nid in redacted_nids if nid in events)
-        members: list[MemberChange] = []
-        stats: dict[str, Any] = {}
-        is_renamed = False
-        for key in sorted(keys):
-            kind, state_key = names[key]
-            old, new = events.get(tip.state.get(key, 0)), events.get(point.state.get(key, 0))
-            if kind == "m.room.member":
-                members.append(await self._member_change(state_key, old, new))
-            elif state_key == "":
-                stats.update(stats_of(new.event) if new is not None else stats_without(kind))
-                is_renamed = is_renamed or kind in _NAMING
-        own_key = own.key_nid
-        is_further = keys != {own_key} or own_key is None or tip.state.get(own_key) != own.replaces_nid
-        return _Change(tuple(members), stats, is_renamed, is_further)
-
-    async def _member_change(self, state_key: str, old: StoredEvent | None, new: StoredEvent | None) -> MemberChange:
-        user_id = UserID(state_key)
-        telling = new or old
-        assert telling is not None
-        return MemberChange(
-            user_id=user_id,
-            user_nid=await self._store.interner.user(user_id),
-            membership=(new.event.membership if new is not None else None) or "leave",
-            before=old.event.membership if old is not None else None,
-            is_local=server_name_of(user_id) == self._server_name,
-            nid=telling.nid,
-            sender_nid=telling.sender_nid,
-        )
 
 
 def _needed(tip: RoomTip, event: Event) -> tuple[StateKey, ...]:
@@ -549,11 +404,6 @@ def _referred(made: Sequence[StatePoint], append: Append) -> dict[int, NewGroup]
             kept[group.state_group] = group
             wanted.add(group.parent)
     return kept
-
-
-def _require(prev: frozenset[EventID], auth: frozenset[EventID]) -> None:
-    if prev or auth:
-        raise MissingEvents(prev, auth)
 
 
 def _rejected(events: Iterable[StoredEvent]) -> frozenset[EventID]:

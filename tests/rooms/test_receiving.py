@@ -22,7 +22,7 @@ from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.model.resolution.resolve import resolve_states
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from homeserver.model.signing import SigningKey, generate_signing_key
-from homeserver.rooms.receiving import MissingEvents
+from homeserver.rooms.surroundings import MissingEvents
 from storage.events import Flag, StoredEvent
 from tests.model.random_rooms import RandomRoom, build_random_room
 from tests.support.graph_check import assert_sound

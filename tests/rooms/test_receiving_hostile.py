@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from homeserver.errors import AuthRuleBroken, BadState, MatrixError, NotFound
 from homeserver.model.ids import EventID, RoomID
-from homeserver.rooms.receiving import MissingEvents
+from homeserver.rooms.surroundings import MissingEvents
 from storage.events import HIDDEN, Flag, StoredEvent
 from storage.tables import rooms as tables
 from tests.support.elsewhere import ALICE, BOB, CAROL, Elsewhere

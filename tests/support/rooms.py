@@ -92,6 +92,7 @@ class RoomServer:
         self.feed._order.clear()
         self.feed._users.clear()
         self.door._tips.clear()
+        self.door._receiving.state_at._remembered.clear()
 
     # -- users -------------------------------------------------------------------------------------------------------
 
