@@ -158,7 +158,7 @@ WITHOUT_TOKEN = sign_json({"mxid": CAROL}, "id.example", KEY)
 WITHOUT_MXID = sign_json({"token": "token"}, "id.example", KEY)
 FOR_ANOTHER = sign_json({"mxid": DAVE, "token": "token"}, "id.example", KEY)
 OTHER_TOKEN = sign_json({"mxid": CAROL, "token": "forged"}, "id.example", KEY)
-CROWD = {f"s{i}": {"ed25519:1": "A" * 86} for i in range(MAX_SIGNATURES)}
+CROWD = {f"a{i}": {"ed25519:1": "A" * 86} for i in range(MAX_SIGNATURES)}
 
 
 @PARAMETERS
