@@ -21,7 +21,7 @@ from typing import Any, Final
 from homeserver.errors import BadJson
 
 from .canonical_json import check_lax
-from .signing import BadKey, BadSignature, SigningKey, VerifyKey, is_key_id, sign_json, verify_signed_json
+from .signing import BadKey, BadSignature, SigningKey, VerifyKey, encode_signed, is_key_id, sign_json, signature_in
 
 # LIMIT: keys in one list.  Servers that make a new key at every start have been seen with dozens.
 MAX_VERIFY_KEYS: Final = 32
@@ -124,7 +124,7 @@ def parse_server_keys(wire: object, server_name: str, fetched_ts: int) -> Server
 
     The list may come from anybody: what counts is who signed it.
     """
-    obj = _checked_object(wire)
+    obj, message = _checked_object(wire)
     # A notary may write there what is no text at all.
     if not isinstance(server_name, str) or obj.get("server_name") != server_name:
         raise BadServerKeys("the list is of another server")
@@ -138,7 +138,7 @@ def parse_server_keys(wire: object, server_name: str, fetched_ts: int) -> Server
             keys[key_id] = ServerKey(key, min(expired_ts, valid_until_ts), expired_ts)
     proven = 0
     for key_id, key, _ in _listed(obj.get("verify_keys"), MAX_VERIFY_KEYS):
-        if _is_signed(obj, server_name, key_id, key):
+        if _is_signed(obj, message, server_name, key_id, key):
             keys[key_id] = ServerKey(key, valid_until_ts)
             proven += 1
     if not proven:
@@ -151,12 +151,12 @@ def check_notary(wire: object, notary_name: str, notary_keys: Mapping[str, Verif
 
     At most eight of its signatures are tried; a wrong one is as if it were not there.
     """
-    obj = _checked_object(wire)
+    obj, message = _checked_object(wire)
     signatures = obj.get("signatures")
     by_notary = signatures.get(notary_name) if isinstance(signatures, dict) else None
     offered = [key_id for key_id in by_notary if key_id in notary_keys] if isinstance(by_notary, dict) else []
     for key_id in offered[:MAX_TRIED_SIGNATURES]:
-        if _is_signed(obj, notary_name, key_id, notary_keys[key_id]):
+        if _is_signed(obj, message, notary_name, key_id, notary_keys[key_id]):
             return
     raise BadServerKeys("the notary has not signed the list")
 
@@ -181,14 +181,15 @@ def parse_notary_answer(
     return found
 
 
-def _checked_object(wire: object) -> dict[str, Any]:
+def _checked_object(wire: object) -> tuple[dict[str, Any], bytes]:
+    """Return the object and what its signatures are over: encoded once, however many keys and signatures there are."""
     if not isinstance(wire, dict):
         raise BadServerKeys("a list of keys is an object")
     try:
         check_lax(wire)
+        return wire, encode_signed(wire)
     except BadJson as fault:
         raise BadServerKeys(fault.message) from fault
-    return wire
 
 
 def _time(value: object) -> int | None:
@@ -210,9 +211,9 @@ def _listed(entries: object, limit: int) -> list[tuple[str, VerifyKey, int | Non
     return found
 
 
-def _is_signed(obj: Mapping[str, Any], server_name: str, key_id: str, key: VerifyKey) -> bool:
+def _is_signed(obj: Mapping[str, Any], message: bytes, server_name: str, key_id: str, key: VerifyKey) -> bool:
     try:
-        verify_signed_json(obj, server_name, key_id, key)
-    except (BadSignature, BadJson):
+        key.check(message, signature_in(obj, server_name, key_id))
+    except BadSignature:
         return False
     return True

@@ -140,12 +140,20 @@ def is_key_id(text: object) -> bool:
 # -- JSON objects ----------------------------------------------------------------------------------------------------
 
 
+def encode_signed(obj: Mapping[str, Any]) -> bytes:
+    """Return the bytes that signatures over the object are made over, or raise `BadJson` if it has no canonical form.
+
+    For who checks several signatures of one object; the others need no more than `verify_signed_json`.
+    """
+    return encode_canonical({name: value for name, value in obj.items() if name not in ("signatures", "unsigned")})
+
+
 def sign_json(obj: Mapping[str, Any], server_name: str, key: SigningKey) -> dict[str, Any]:
     """Return a copy of the object with our signature added to those that it has.
 
     `BadJson` is raised if it has no canonical form.
     """
-    return _with_signature(obj, server_name, key, key.sign(_encode_signed(obj)))
+    return _with_signature(obj, server_name, key, key.sign(encode_signed(obj)))
 
 
 def verify_signed_json(obj: Mapping[str, Any], server_name: str, key_id: str, verify_key: VerifyKey) -> None:
@@ -153,7 +161,7 @@ def verify_signed_json(obj: Mapping[str, Any], server_name: str, key_id: str, ve
 
     `BadJson` is raised if it has no canonical form.  The cost is one check, however many signatures there are.
     """
-    verify_key.check(_encode_signed(obj), signature_in(obj, server_name, key_id))
+    verify_key.check(encode_signed(obj), signature_in(obj, server_name, key_id))
 
 
 def signature_in(obj: Mapping[str, Any], server_name: str, key_id: str) -> bytes:
@@ -220,10 +228,6 @@ def parse_key_file(text: str) -> tuple[SigningKey, ...]:
 def key_file_line(key: SigningKey) -> str:
     """Return the line of a key file that holds this key, with the newline."""
     return f"{ALGORITHM} {key.version} {encode_base64(bytes(key.secret))}\n"
-
-
-def _encode_signed(obj: Mapping[str, Any]) -> bytes:
-    return encode_canonical({name: value for name, value in obj.items() if name not in ("signatures", "unsigned")})
 
 
 def _with_signature(obj: Mapping[str, Any], server_name: str, key: SigningKey, signature: bytes) -> dict[str, Any]:

@@ -297,6 +297,26 @@ def test_an_unknown_or_wrong_signature_of_a_notary_does_not_spoil_a_good_one() -
     check_notary(wire, NOTARY, {**NOTARY_KEYS, KEY.key_id: KEY.verify_key})
 
 
+class CountedObject(dict[str, Any]):
+    """An object that counts how often it is gone through, as for an encoding."""
+
+    count = 0
+
+    def items(self) -> Any:
+        type(self).count += 1
+        return super().items()
+
+
+def test_a_list_is_encoded_once_however_many_keys_say_that_they_signed_it() -> None:
+    keys = [generate_signing_key(bytes([number]) * 32, str(number)) for number in range(MAX_VERIFY_KEYS)]
+    wire = CountedObject(made(*keys))
+    assert MAX_VERIFY_KEYS + 1 == len(read(wire).keys)
+    wire["signatures"] = {SERVER: {key.key_id: "A" * 86 for key in keys}}
+    with pytest.raises(BadServerKeys):
+        read(wire)
+    assert 2 == CountedObject.count
+
+
 class CountedKey(VerifyKey):
     """A key that counts how often it is asked."""
 
