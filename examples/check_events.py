@@ -4,7 +4,10 @@
 
 Reads a JSON list of PDUs, in any order, and prints a line for each: its ID, its type, and whether the rules of the room
 version allow it on top of the events that it names; then the state that the ends of the graph resolve to.
-Signatures are not checked, for that takes the servers' keys (see homeserver.model.receipt_of_events).
+Signatures are not checked, for that takes the servers' keys, and neither are content hashes: see
+homeserver.model.receipt_of_events. The events of a room of your own server, from its SQLite database:
+
+    sqlite3 sennit.db "SELECT json_group_array(json(CAST(json AS TEXT))) FROM events WHERE room_nid = 1" > events.json
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ from homeserver.model.ids import EventID
 from homeserver.model.judgement import Verdict, judge_remote
 from homeserver.model.receipt_of_events import trust_own
 from homeserver.model.resolution.resolve import resolve_states
-from homeserver.model.room_versions import get_room_version
+from homeserver.model.room_versions import ROOM_VERSIONS
 
 State = dict[StateKey, EventID]
 
 
 def main() -> None:
-    version = get_room_version(sys.argv[1])
+    if len(sys.argv) != 2 or sys.argv[1] not in ROOM_VERSIONS:
+        sys.exit(f"usage: check_events.py ROOM_VERSION < events.json, with one of {', '.join(ROOM_VERSIONS)}")
+    version = ROOM_VERSIONS[sys.argv[1]]
     events: list[Event] = []
     for wire in parse_exactly(sys.stdin.buffer.read()):
         try:
@@ -36,7 +41,9 @@ def main() -> None:
         except MatrixError as fault:
             print(f"not an event: {fault.message}")
     by_id = {event.event_id: event for event in events}
-    create = next(event for event in events if event.type == "m.room.create")
+    create = next((event for event in events if event.type == "m.room.create"), None)
+    if create is None:
+        sys.exit("There is no create event of that room version among them.")
     states: dict[EventID, State] = {}
     rejected: set[EventID] = set()
     for event in topological_order(events):

@@ -6,6 +6,7 @@ whether it was redacted) are columns. A redacted event is read redacted; its ori
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
+from homeserver.errors import BrokenInvariant
 from homeserver.model.event import Event
 from homeserver.model.event_format import event_from_wire
 from homeserver.model.event_json import load_event
@@ -22,6 +24,8 @@ from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
 
 from .tables.rooms import event_edges, events, redactions, rooms, transaction_ids
 from .transaction import Transaction, chunks
+
+logger = logging.getLogger(__name__)
 
 
 class Flag(IntFlag):
@@ -159,7 +163,19 @@ def _load_plain(tx: Transaction, nids: Iterable[int], *, as_sent: bool = False) 
     result: dict[int, StoredEvent] = {}
     for part in chunks(nids):
         for row in tx.all(_QUERY.where(events.c.event_nid.in_(part))):
-            result[row[0]] = _from_row(row, as_sent=as_sent)
+            try:
+                result[row[0]] = _from_row(row, as_sent=as_sent)
+            except (ValueError, LookupError, TypeError) as fault:
+                if as_sent:
+                    raise BrokenInvariant(f"the stored event {row[1]} of {row[12]} is damaged: {fault}") from fault
+                # One damaged row must not take the rest of the room with it.
+                logger.error(
+                    "The stored event %s of %s is damaged, and left out: %s. "
+                    "`sennit graph --check` tells what else is.",
+                    row[1],
+                    row[12],
+                    fault,
+                )
     return result
 
 

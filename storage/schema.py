@@ -37,7 +37,8 @@ def migrate(engine: Engine) -> None:
             else:
                 from .migrations.environment import upgrade
 
-                logger.info("Changing the database from version %s to %s", found, HEAD)
+                # A warning, for there is no way back but the backup, and commands say nothing less.
+                logger.warning("Changing the database from version %s to %s", found, HEAD)
                 upgrade(connection)
         except SQLAlchemyError as fault:
             raise Misconfigured(

@@ -6,6 +6,7 @@ MySQL and MariaDB commit at every change of a table; there the version table tel
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def scripts(folder: Path = FOLDER) -> ScriptDirectory:
 def upgrade(connection: Connection, *, to: str = HEAD, folder: Path = FOLDER) -> None:
     """Apply all revisions up to `to` that the database lacks, in the transaction of `connection`."""
     script = scripts(folder)
+    # What is done is said in one line by `storage.schema`.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
     def steps(revision: Any, _: Any) -> Any:
         return script._upgrade_revs(to, revision)

@@ -7,9 +7,11 @@ from urllib.parse import quote
 
 import pytest
 import pytest_twisted
+from sqlalchemy import update
 
 from homeserver.model.tokens import PaginationToken, StreamToken
 from homeserver.rooms import history
+from storage.tables.rooms import events
 from tests.support.room_reads import RoomReads, bodies
 from tests.support.rooms import Person, RoomServer
 
@@ -43,6 +45,21 @@ async def test_pages_cover_the_timeline_once_in_both_directions(rooms: RoomServe
         forwards = await walk(reads, alice, room, {"dir": "f", "limit": 3})
         assert texts[::-1] == [text for page in backwards for text in page]
         assert texts == [text for page in forwards for text in page]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_event_is_left_out_and_the_rest_is_shown(
+    rooms: RoomServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await rooms.user("alice")
+    room = await rooms.room(alice)
+    _, damaged, _ = [await rooms.say(room, alice, text) for text in ("m0", "m1", "m2")]
+    change = update(events).where(events.c.event_nid == damaged.nid).values(json=b"{{")
+    await rooms.store.database.write(lambda tx: tx.execute(change).rowcount)
+    rooms.forget_memory()
+    shown = await walk(RoomReads(rooms), alice, room, {"dir": "f", "filter": ONLY_MESSAGES})
+    assert ["m0", "m2"] == [text for page in shown for text in page if text]
+    assert f"{damaged.event_id} of {room} is damaged" in caplog.text
 
 
 @pytest_twisted.ensureDeferred
