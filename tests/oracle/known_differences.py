@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from homeserver.model.auth.numbering import rule_number
 from homeserver.model.content.reading import is_user_id, lenient_integer
 from homeserver.model.event import Event
-from homeserver.model.ids import server_name_of
+from homeserver.model.ids import MAX_IDENTIFIER_BYTES, server_name_of
 
 from .content import LEVEL_KEYS
 from .graphs import RandomRoom
@@ -208,6 +209,7 @@ KNOWN_DIFFERENCES = (
             and it.event is not None
             and it.event.state_key not in ("", None)
             and it.synapse[0] in ("allowed", "refused")
+            and (_allows(it) or it.ours[1].startswith(f"{rule_number(it.version, '10')}."))
         ),
         unsettles=lambda room: any(event.state_key for event in _accepted(room, "m.room.power_levels")),
     ),
@@ -263,7 +265,12 @@ KNOWN_DIFFERENCES = (
             _on_state(it)
             and it.synapse[0] == "allowed"
             and it.ours[1].endswith("'users' has a key that is not a user ID")
-            and all(user.startswith("@") and ":" in user for user in _content(it)["users"] if not is_user_id(user))
+            and all(
+                # As long as an ID may be, so that only the name can be wrong.
+                user.startswith("@") and ":" in user and len(user.encode()) <= MAX_IDENTIFIER_BYTES
+                for user in _content(it)["users"]
+                if not is_user_id(user)
+            )
         ),
     ),
     KnownDifference(
