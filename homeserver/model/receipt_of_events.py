@@ -121,7 +121,7 @@ def servers_to_ask(received: Received, keys: Mapping[str, ServerKeys]) -> frozen
     return frozenset(
         server_name
         for server_name, key_ids in received.signatures_needed.items()
-        if key_ids and not _usable(received, key_ids, keys.get(server_name))
+        if key_ids and not _usable(received, server_name, keys.get(server_name))
     )
 
 
@@ -133,8 +133,8 @@ def check_received(received: Received, keys: Mapping[str, ServerKeys]) -> Checke
     version, wire = received.version, received.wire
     must_sign = _must_sign(version, wire)
     is_vouched_for = True
-    for server_name, key_ids in received.signatures_needed.items():
-        fault = _fault_of_signatures(received, server_name, key_ids, keys.get(server_name))
+    for server_name in received.signatures_needed:
+        fault = _fault_of_signatures(received, server_name, keys.get(server_name))
         if fault is not None:
             if server_name in must_sign:
                 raise Dropped(fault)
@@ -191,11 +191,9 @@ def _is_third_party_invite(wire: Mapping[str, Any]) -> bool:
     return wire["type"] == MEMBER and content.get("membership") == "invite" and "third_party_invite" in content
 
 
-def _fault_of_signatures(
-    received: Received, server_name: str, key_ids: frozenset[str], known: ServerKeys | None
-) -> str | None:
+def _fault_of_signatures(received: Received, server_name: str, known: ServerKeys | None) -> str | None:
     """Return None if a known, unexpired key has signed, and no such key has a signature that is wrong."""
-    usable = _usable(received, key_ids, known)
+    usable = _usable(received, server_name, known)
     if not usable:
         return "there is no signature by a known key of a server that must have signed"
     for key_id, key in usable.items():
@@ -206,10 +204,14 @@ def _fault_of_signatures(
     return None
 
 
-def _usable(received: Received, key_ids: frozenset[str], known: ServerKeys | None) -> dict[str, VerifyKey]:
-    """Return those of the keys that are known and count for this event, by ID."""
+def _usable(received: Received, server_name: str, known: ServerKeys | None) -> dict[str, VerifyKey]:
+    """Return those of the keys that a server has signed with that are known and count for this event, by ID.
+
+    Signatures by keys that nobody knows do not push them out: whoever passes an event on can add those.
+    """
     if known is None:
         return {}
     find = known.key if received.version.enforces_key_validity else known.unexpired_key
-    found = ((key_id, find(key_id, received.wire["origin_server_ts"])) for key_id in key_ids)
-    return {key_id: key for key_id, key in found if key is not None}
+    offered = sorted(key_id for key_id in received.wire["signatures"].get(server_name, ()) if key_id in known.keys)
+    found = ((key_id, find(key_id, received.wire["origin_server_ts"])) for key_id in offered)
+    return dict([(key_id, key) for key_id, key in found if key is not None][:MAX_KEYS_TRIED])

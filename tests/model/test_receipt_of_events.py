@@ -389,6 +389,15 @@ def test_ten_thousand_signatures_cost_no_more_than_a_few() -> None:
     assert MAX_KEYS_TRIED == CountedKey.count
 
 
+@VERSIONS
+def test_signatures_by_keys_that_nobody_knows_push_out_no_good_one(version: RoomVersion) -> None:
+    wire = made(version)
+    signature = wire["signatures"][A]["ed25519:1"]
+    junk = {f"ed25519:0{number}": signature for number in range(20)}
+    crowded = {**wire, "signatures": {**wire["signatures"], A: {**junk, "ed25519:1": signature}}}
+    assert not is_dropped(version, crowded, {A: known(A)})
+
+
 # -- 3: content hash -------------------------------------------------------------------------------------------------
 
 
