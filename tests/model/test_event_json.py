@@ -113,7 +113,9 @@ def test_what_is_no_json_is_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), [float("inf")], {"a": -float("inf")}, {"a": {1}}, b"x", object()], ids=repr
+    "value",
+    [float("nan"), [float("inf")], {"a": -float("inf")}, {"a": {1}}, b"x", object()],
+    ids=["nan", "inf", "-inf", "set", "bytes", "object"],
 )
 def test_what_json_cannot_say_is_refused(value: Any) -> None:
     with pytest.raises(BadJson):
