@@ -63,6 +63,7 @@ class Surroundings:
         return self._tips.find_flying(event_id) or self._store.events.find_by_id(event_id)
 
     async def known(self, tip: RoomTip, event: Event, ahead: LookAhead) -> StoredEvent | None:
+        """Return the event itself if it is there; raise BadJson if its ID is that of an event of another room."""
         stored = self._at_hand(event.event_id)
         nid, room_nid = ahead.nids.get(event.event_id, (0, tip.room_nid)) if stored is None else (0, stored.room_nid)
         if room_nid != tip.room_nid:
@@ -90,6 +91,10 @@ class Surroundings:
         return found
 
     async def around(self, tip: RoomTip, event: Event) -> tuple[list[StoredEvent], dict[EventID, StoredEvent]]:
+        """Return what the event builds on, and by ID what it cites; raise MissingEvents where some of that is not there.
+
+        An outlier is nothing to build on: its place is not known.
+        """
         found = await self.find(tip, {*event.prev_event_ids, *event.auth_event_ids})
         prev = [
             found[event_id]
@@ -117,5 +122,6 @@ class Surroundings:
 
 
 def require(prev: frozenset[EventID], auth: frozenset[EventID]) -> None:
+    """Raise MissingEvents unless both are empty."""
     if prev or auth:
         raise MissingEvents(prev, auth)
