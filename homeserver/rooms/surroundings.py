@@ -91,7 +91,7 @@ class Surroundings:
         return found
 
     async def around(self, tip: RoomTip, event: Event) -> tuple[list[StoredEvent], dict[EventID, StoredEvent]]:
-        """Return what the event builds on, and by ID what it cites; raise MissingEvents where some of that is not there.
+        """Return what the event builds on, and by ID what it cites; raise MissingEvents where some of it is not there.
 
         An outlier is nothing to build on: its place is not known.
         """
