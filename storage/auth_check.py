@@ -1,21 +1,26 @@
 """Comparing the index over the auth graph of a room with the JSON of its events.
 
 Each event is looked at by itself, oldest first: whether its chain and its links say nothing but what it cites, and
-whether all that it cites follows from them. If that is so for each event, it is so for whole auth chains.
+whether all that it cites follows from them. If that is so for each event, it is so for whole auth chains. An event that
+cannot be read is passed over, and so is its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 
 from .auth_places import auth_nids_of
 from .events import Flag
 from .tables.auth_chains import auth_chains, auth_links
 from .tables.rooms import events
 from .transaction import CHUNK, Transaction, chunks
+
+# What reading bytes that are no event of the room's version ends with.
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +35,18 @@ class StateEvent:
 
 def state_events(tx: Transaction, room_nid: int) -> Iterator[StateEvent]:
     """Yield the state events of a room, oldest first."""
-    query = (
+    for part in chunks(tx.all(_state_rows(room_nid))):
+        cited = auth_nids_of(tx, [nid for nid, _, _ in part])
+        for nid, key_nid, flags in part:
+            yield StateEvent(nid, key_nid, bool(flags & Flag.REJECTED), cited[nid])
+
+
+def _state_rows(room_nid: int) -> Select[Any]:
+    return (
         select(events.c.event_nid, events.c.key_nid, events.c.flags)
         .where(events.c.room_nid == room_nid, events.c.key_nid.is_not(None))
         .order_by(events.c.event_nid)
     )
-    for part in chunks(tx.all(query)):
-        cited = auth_nids_of(tx, [nid for nid, _, _ in part])
-        for nid, key_nid, flags in part:
-            yield StateEvent(nid, key_nid, bool(flags & Flag.REJECTED), cited[nid])
 
 
 def remove(tx: Transaction, room_nid: int) -> None:
@@ -50,21 +58,57 @@ def remove(tx: Transaction, room_nid: int) -> None:
         tx.execute(delete(auth_chains).where(auth_chains.c.event_nid.in_(part)))
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing in which the index differs: `text` has braces where the numbers of events are.
+
+    `nid` is the event that it is about, the first one named.
+    """
+
+    nid: int
+    text: str
+    others: tuple[int, ...] = ()
+
+    def sentence(self, named: Callable[[int], str] = str) -> str:
+        """Return the sentence, with events as they are named."""
+        return self.text.format(*map(named, (self.nid, *self.others)))
+
+
 def differences(tx: Transaction, room_nid: int) -> list[str]:
     """Return how the index of a room differs from what its events say, a line for each difference."""
-    found: list[str] = []
-    checked = _Checked({}, {}, {}, {}, {})
+    return [fault.sentence() for fault in faults(tx, room_nid)]
+
+
+def faults(tx: Transaction, room_nid: int) -> Iterator[Fault]:
+    """Yield in what the index of a room differs from what its events say, oldest event first. Total but for the tables.
+
+    An event that cannot be read is passed over: that is for whoever looks at events.
+    """
+    checked = _Checked({}, {}, {}, {}, {}, set())
     rejected: dict[int, StateEvent] = {}
-    batch: list[StateEvent] = []
-    for event in state_events(tx, room_nid):
-        batch.append(event)
-        if len(batch) == CHUNK:
-            found.extend(_check_batch(tx, batch, checked, rejected))
-            batch = []
-    found.extend(_check_batch(tx, batch, checked, rejected))
+    for part in chunks(tx.all(_state_rows(room_nid)), CHUNK):
+        yield from _check_batch(tx, _read_part(tx, part, checked.unreadable), checked, rejected)
     # An outlier may be rejected once its state is known, when others have cited it already.
-    found.extend(f"event {nid} is rejected, is cited by none and has a place" for nid in rejected)
-    return found
+    for nid in rejected:
+        yield Fault(nid, "event {} is rejected, is cited by none and has a place")
+
+
+def _read_part(tx: Transaction, part: Sequence[Any], unreadable: set[int]) -> list[StateEvent]:
+    """Return those of these events that can be read, and note the others."""
+    try:
+        cited = dict(auth_nids_of(tx, [nid for nid, _, _ in part]))
+    except _UNREADABLE:
+        cited = {}
+        for nid, _, _ in part:
+            try:
+                cited.update(auth_nids_of(tx, (nid,)))
+            except _UNREADABLE:
+                unreadable.add(nid)
+    return [
+        StateEvent(nid, key_nid, bool(int(flags) & Flag.REJECTED), cited[nid])
+        for nid, key_nid, flags in part
+        if nid in cited
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +120,12 @@ class _Checked:
     keys: dict[int, int]
     first_links: dict[int, dict[int, int]]
     links: dict[int, dict[int, int]]
+    unreadable: set[int]
 
 
 def _check_batch(
     tx: Transaction, batch: Sequence[StateEvent], checked: _Checked, rejected: dict[int, StateEvent]
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     nids = [event.nid for event in batch]
     query = select(auth_chains.c.event_nid, auth_chains.c.chain, auth_chains.c.key_nid)
     places = {nid: (chain, key) for nid, chain, key in tx.all(query.where(auth_chains.c.event_nid.in_(nids)))}
@@ -98,36 +143,44 @@ def _check_batch(
                 rejected.pop(nid, None)
         if place is None:
             if not event.is_rejected:
-                yield f"event {event.nid} has no place"
+                yield Fault(event.nid, "event {} has no place")
             continue
         if event.is_rejected:
             rejected[event.nid] = event
         yield from _check_event(event, *place, links.pop((place[0], event.nid), ()), checked)
     for chain, nid in links:
-        yield f"event {nid} has links from chain {chain}, which is not its own"
+        yield Fault(nid, "event {} has links from chain {}, which is not its own", (chain,))
 
 
 def _check_event(
     event: StateEvent, chain: int, key_nid: int, links: Sequence[tuple[int, int]], checked: _Checked
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     nid = event.nid
     if key_nid != event.key_nid or checked.keys.setdefault(chain, key_nid) != key_nid:
-        yield f"event {nid} has key {event.key_nid}, its place {key_nid}, its chain {checked.keys.get(chain)}"
+        yield Fault(
+            nid, f"event {{}} has key {event.key_nid}, its place {key_nid}, its chain {checked.keys.get(chain)}"
+        )
     before = checked.last.get(chain)
-    if before is None and chain != nid:
-        yield f"event {nid} is the first of chain {chain}"
-    if before is not None and before not in event.auth_nids:
-        yield f"event {nid} comes after {before} in chain {chain}, but does not cite it"
+    # Behind what cannot be read nothing is known of the chain.
+    is_cut = bool(checked.unreadable) and before is None and chain in checked.unreadable
+    if before is None and chain != nid and not is_cut:
+        yield Fault(nid, "event {} is the first of chain {}", (chain,))
+    if before is not None and before not in event.auth_nids and checked.unreadable.isdisjoint(event.auth_nids):
+        yield Fault(nid, "event {} comes after {} in a chain, but does not cite it", (before,))
     own = checked.links.setdefault(chain, {})
     for to_chain, to_nid in links:
+        if to_nid in checked.unreadable:
+            continue
         if to_nid not in event.auth_nids or checked.chains.get(to_nid) != to_chain:
-            yield f"event {nid} has a link to event {to_nid} of chain {to_chain}, but does not cite it there"
+            yield Fault(
+                nid, "event {} has a link to event {} of chain {}, but does not cite it there", (to_nid, to_chain)
+            )
         own[to_chain] = max(to_nid, own.get(to_chain, 0))
     if before is None:
         checked.first_links[chain] = dict(own)
     for cited in event.auth_nids:
         if cited in checked.chains and not _follows(event, chain, cited, own, checked):
-            yield f"event {nid} cites event {cited}, and the index does not say so"
+            yield Fault(nid, "event {} cites event {}, and the index does not say so", (cited,))
     checked.chains[nid] = chain
     checked.last[chain] = nid
 

@@ -130,16 +130,21 @@ def count_refs(tx: Transaction, room_nid: int) -> list[str]:
     for group, refs in tx.all(joined):
         stored[group] = refs
     problems = []
-    for group in sorted(real.keys() | stored.keys()):
+    # By number; SQLite stores any kind of value in any column.
+    for group in sorted(real.keys() | stored.keys(), key=lambda group: (len(str(group)), str(group))):
         if group not in stored:
-            problems.append(f"State group {group} does not exist, but is referred to {real[group]} times.")
+            problems.append(f"State group {group} does not exist, but is referred to {_times(real[group])}.")
         elif not real[group]:
             problems.append(f"State group {group} is kept, but nothing refers to it.")
         elif stored[group] != real[group]:
             problems.append(
-                f"State group {group} is referred to {real[group]} times, but {stored[group] or 0} are counted."
+                f"State group {group} is referred to {_times(real[group])}, but the count says {stored[group] or 0}."
             )
     return problems
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ class GraphOrder:
         count = len(self.nids)
         # Edges that lead out of the room or to nothing, as pairs of numbers.
         self.astray: list[tuple[int, int]] = []
+        # Index -> what is before it by way of events that are gone, as far as anything tells.
+        self.bridges: dict[int, list[int]] = {}
         pairs: list[tuple[int, int]] = []
         for place in range(0, len(shape.edges), 2):
             event, prev = self.find(shape.edges[place]), self.find(shape.edges[place + 1])

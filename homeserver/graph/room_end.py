@@ -1,5 +1,8 @@
 """The end of a room's graph: its forward extremities, the room's state, and what is counted from that.
 
+Positions must go up along the edges: what was shown came after all that it builds on. In their order the room's states
+follow each other, and with them the memberships.
+
 A forward extremity is an accepted event that no other accepted event builds on, be it by way of soft-failed or rejected
 ones. What was fetched as history (negative positions) is none: what builds on it may not be here.
 
@@ -8,6 +11,7 @@ Spec: server-server API, "Soft failure".
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,10 +20,11 @@ import orjson
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import RoomVersion
 from storage.events import Flag
-from storage.inspection import EventRow, RoomRow, TipRow, read_members, read_stats, read_tip
-from storage.transaction import Transaction, chunks
+from storage.inspection import EventRow, RoomRow, TipRow, read_stats, read_tip
+from storage.transaction import Transaction
 
 from .graph_order import GraphOrder
+from .memberships import MemberCheck, MembershipChanges
 from .report import RoomFindings
 from .resolving import Resolver
 from .state_differences import tell_state
@@ -49,8 +54,16 @@ MAX_ENDS: Final = 20
 class RoomEnd:
     """Follows the forward extremities while the graph is walked."""
 
-    def __init__(self, order: GraphOrder, resolver: Resolver, stored: StoredStates, found: RoomFindings) -> None:
+    def __init__(
+        self,
+        order: GraphOrder,
+        resolver: Resolver,
+        stored: StoredStates,
+        changes: MembershipChanges,
+        found: RoomFindings,
+    ) -> None:
         self._order = order
+        self._changes = changes
         self._resolver = resolver
         self._stored = stored
         self._found = found
@@ -58,22 +71,32 @@ class RoomEnd:
         self._ends: dict[int, State | None] = {}
         # What is neither accepted nor an extremity and has an accepted event behind it.
         self._passed: set[int] = set()
-        self._position = 0
+        self.position = 0
         self._is_in_order = True
+        # By index: the newest position of an event and of all before it.
+        self._reached = array("q", bytes(8 * len(order.nids)))
 
-    def walk(self, index: int, row: EventRow | None, after: State | None) -> None:
-        """Take the next event of the walk."""
+    def walk(self, index: int, row: EventRow | None, after: State | None, *, is_whole: bool = True) -> None:
+        """Take the next event of the walk; `is_whole`: all that it builds on is here, and can be read."""
+        position = self._order.shape.positions[index]
+        before = max((self._reached[prev] for prev in self._order.prevs(index)), default=0)
+        self._reached[index] = max(position, before)
         if not self._is_accepted(index):
             return
         self._pass(index)
-        position = self._order.shape.positions[index]
         if position > 0:
+            if position <= before and row is not None:
+                self._found.differs(row.event_id, "position", f"one after {before}, which it builds on", position)
             self._ends[index] = after
-            self._is_in_order = self._is_in_order and position > self._position
-            self._position = position
+            if self._is_in_order and position <= self.position:
+                self._is_in_order = False
+                self._changes.lose()
+            self.position = max(position, self.position)
             # Only in the order of showing are these the extremities that there were.
-            if row is not None and self._is_in_order and len(self._ends) <= MAX_ENDS:
-                self._check_tip_group(row, after)
+            if row is not None and self._is_in_order:
+                state = self._check_tip_group(row, after)
+                own = None if row.key_nid is None else (row.key_nid, row.nid)
+                self._changes.walk(position, state, own, is_whole=is_whole)
         elif position == 0 and row is not None:
             self._found.differs(row.event_id, "position", "one for an accepted event", "none")
 
@@ -92,7 +115,7 @@ class RoomEnd:
 
     def _pass(self, index: int) -> None:
         """Take away from the extremities what an accepted event builds on."""
-        pending = list(self._order.prevs(index))
+        pending = [*self._order.prevs(index), *self._order.bridges.get(index, ())]
         while pending:
             prev = pending.pop()
             if self._is_accepted(prev):
@@ -100,17 +123,20 @@ class RoomEnd:
             elif prev not in self._passed:
                 self._passed.add(prev)
                 pending.extend(self._order.prevs(prev))
+                pending.extend(self._order.bridges.get(prev, ()))
 
-    def _check_tip_group(self, row: EventRow, after: State | None) -> None:
-        """Compare the room's state after an append; no group of its own means that of the event."""
+    def _check_tip_group(self, row: EventRow, after: State | None) -> State | None:
+        """Compare the room's state after an append, and return it; no group of its own means that of the event."""
         if len(self._ends) == 1 and row.tip_group is None:
-            return
-        expected = after if len(self._ends) == 1 else self.state()
+            return after
+        expected = after if len(self._ends) == 1 else self.state() if len(self._ends) <= MAX_ENDS else None
         stored = after if row.tip_group is None else self._stored.get(row.tip_group)
         if stored is None and row.tip_group is not None:
-            self._found.differs(row.event_id, "room state", "stored", f"{row.tip_group} is missing, or a parent of it")
+            sentence = f"{row.tip_group} cannot be had: {self._stored.fault(row.tip_group)}"
+            self._found.tells(row.event_id, "room state", sentence, kind=self._stored.fault(row.tip_group))
         elif expected is not None and stored is not None and not stored.is_same(expected):
             tell_state(self._resolver, self._found, row.event_id, "room state then", expected, stored)
+        return stored if expected is None else expected
 
 
 def check_room_end(
@@ -121,26 +147,50 @@ def check_room_end(
     stored: StoredStates,
     end: RoomEnd,
     resolver: Resolver,
+    members: MemberCheck,
     found: RoomFindings,
 ) -> None:
-    """Tell where the stored end of a room's graph differs from the one that was walked to."""
+    """Tell where the stored end of a room's graph differs from the one that was walked to. Total."""
     tip = read_tip(tx, room.room_nid)
     if tip is None:
         if end.extremities:
             found.differs(None, "forward extremities", _names(resolver, end.extremities), "none")
         return
-    _check_extremities(events, tip, end, resolver, found)
+    try:
+        _check_extremities(events, tip, end, resolver, found)
+    except Exception as fault:
+        found.fails(None, "forward extremities", fault)
+    expected: State | None = None
+    try:
+        expected = _check_current_state(tip, end, stored, resolver, found)
+    except Exception as fault:
+        found.fails(None, "current state", fault)
+    counts: tuple[int, int] | None = None
+    try:
+        counts = members.compare(expected)
+    except Exception as fault:
+        found.fails(None, "memberships", fault)
+    if expected is not None:
+        try:
+            _check_stats(tx, room, version, events, expected, resolver, found, counts)
+        except Exception as fault:
+            found.fails(None, "room_stats", fault)
+
+
+def _check_current_state(
+    tip: TipRow, end: RoomEnd, stored: StoredStates, resolver: Resolver, found: RoomFindings
+) -> State | None:
+    """Compare the room's state, and return it."""
     current = stored.get(tip.state_group)
     if current is None:
-        found.differs(None, "current state", "stored", f"{tip.state_group} is missing, or a parent of it")
+        sentence = f"{tip.state_group} cannot be had: {stored.fault(tip.state_group)}"
+        found.tells(None, "current state", sentence)
     expected = end.state()
     if expected is None:
-        expected = current
-    elif current is not None and not current.is_same(expected):
+        return current
+    if current is not None and not current.is_same(expected):
         tell_state(resolver, found, None, "current state", expected, current)
-    if expected is not None:
-        joined, invited = _check_members(tx, room, events, expected, resolver, found)
-        _check_stats(tx, room, version, events, expected, resolver, found, joined, invited)
+    return expected
 
 
 def _check_extremities(
@@ -148,10 +198,13 @@ def _check_extremities(
 ) -> None:
     try:
         claimed = orjson.loads(tip.extremities)
-        nids = sorted({nid for nid in claimed if isinstance(nid, int)})
-    except (ValueError, TypeError):
-        found.differs(None, "forward extremities", "a list of numbers", "something else")
+    except ValueError:
+        claimed = None
+    if not isinstance(claimed, list) or not all(type(nid) is int for nid in claimed):
+        shown = tip.extremities[:80].decode("utf-8", "replace")
+        found.differs(None, "forward extremities", f"a JSON list of {_names(resolver, end.extremities)}", shown)
         return
+    nids = sorted({nid for nid in claimed if abs(nid) < 2**63})
     if nids != end.extremities:
         found.differs(None, "forward extremities", _names(resolver, end.extremities), _names(resolver, nids))
     known = events.get(nids)
@@ -161,42 +214,8 @@ def _check_extremities(
     deepest = max((each.event.depth for each in known.values()), default=0)
     if tip.depth < deepest:
         found.differs(None, "depth", f"{deepest} or more", tip.depth)
-
-
-def _check_members(
-    tx: Transaction, room: RoomRow, events: StoredEvents, state: State, resolver: Resolver, found: RoomFindings
-) -> tuple[int, int]:
-    """Compare the stored memberships; return how many have joined and are invited."""
-    rows = {row.user_id: row for row in read_members(tx, room.room_nid)}
-    counts = {"join": 0, "invite": 0}
-    names = resolver.names(state.entries)
-    members = [
-        (names[key], nid) for key, nid in state.entries.items() if key in names and names[key][0] == "m.room.member"
-    ]
-    for part in chunks(members):
-        known = events.get(nid for _, nid in part)
-        for (_, user_id), nid in part:
-            if nid not in known:
-                continue
-            each = known[nid]
-            membership = each.event.membership or "leave"
-            if membership in counts:
-                counts[membership] += 1
-            row = rows.pop(user_id, None)
-            expected = (membership, nid, each.sender_nid)
-            told = None if row is None else (row.membership, row.event_nid, row.sender_nid)
-            if told != expected:
-                aspect = f"membership of {user_id!r}"
-                found.differs(each.event.event_id, aspect, _member_text(expected), _member_text(told))
-    for user_id, row in sorted(rows.items()):
-        # Whose member event a resolution has taken out of the state has left.
-        if row.membership != "leave":
-            found.differs(None, f"membership of {user_id!r}", "none", row.membership)
-    return counts["join"], counts["invite"]
-
-
-def _member_text(member: tuple[str, int, int] | None) -> str:
-    return "none" if member is None else f"{member[0]} by event {member[1]} of sender {member[2]}"
+    if end.position and tip.position != end.position:
+        found.differs(None, "position of the newest event", end.position, tip.position)
 
 
 def _check_stats(
@@ -207,17 +226,21 @@ def _check_stats(
     state: State,
     resolver: Resolver,
     found: RoomFindings,
-    joined: int,
-    invited: int,
+    counts: tuple[int, int] | None,
 ) -> None:
     stats = read_stats(tx, room.room_nid)
     if stats is None:
         found.differs(None, "room_stats", "a row", "none")
         return
-    expected: dict[str, Any] = {"joined_members": joined, "invited_members": invited}
+    expected: dict[str, Any] = {}
+    if counts is not None:
+        expected = {"joined_members": counts[0], "invited_members": counts[1]}
     for column, (event_type, field) in _STATS.items():
-        known = events.find(state.get(resolver.key_nid((event_type, ""))))
-        expected[column] = None if known is None else _field(version, known, field)
+        nid = state.get(resolver.key_nid((event_type, "")))
+        known = events.find(nid)
+        # What cannot be read is told where it is looked at itself.
+        if known is not None or nid is None:
+            expected[column] = None if known is None else _field(version, known, field)
     for column, value in expected.items():
         if value != stats[column] and not (stats[column] is None and isinstance(value, str) and _is_long(value)):
             found.differs(None, f"room_stats, {column}", value, stats[column])

@@ -76,15 +76,17 @@ class StoredStates:
         self._tx = tx
         self._states: OrderedDict[int, State] = OrderedDict()
         self._rows: dict[int, GroupRow] = {}
+        # State group -> what is wrong with it, of those that were asked for.
+        self._faults: dict[int, str] = {}
 
     def prefetch(self, state_groups: Iterable[int]) -> None:
         """Read the rows of groups that will be asked for, in place of those of the last call."""
         self._rows = read_groups(self._tx, (group for group in set(state_groups) if group not in self._states))
 
     def get(self, state_group: int) -> State | None:
-        """Return the state of a group; None if it, or one that it is built on, is not stored."""
+        """Return the state of a group; None if it, or one that it is built on, is not stored or not readable."""
         state = EMPTY
-        path: list[tuple[int, GroupRow]] = []
+        path: list[tuple[int, Mapping[int, int]]] = []
         seen: set[int] = set()
         current: int | None = state_group
         while current is not None:
@@ -94,14 +96,20 @@ class StoredStates:
                 state = kept
                 break
             row = self._rows.get(current) or read_groups(self._tx, [current]).get(current)
-            if row is None or current in seen:
+            if row is None or row.delta is None or current in seen:
+                fault = "is missing" if row is None else "cannot be read" if row.delta is None else "is its own parent"
+                self._faults[state_group] = f"state group {current} {fault}"
                 return None
             seen.add(current)
-            path.append((current, row))
+            path.append((current, row.delta))
             current = row.parent
-        for group, row in reversed(path):
-            state = state.changed(row.delta.items())
+        for group, delta in reversed(path):
+            state = state.changed(delta.items())
             self._states[group] = state
             if len(self._states) > MAX_KEPT:
                 self._states.popitem(last=False)
         return state
+
+    def fault(self, state_group: int) -> str:
+        """Return what is wrong with a group that `get` has not given."""
+        return self._faults.get(state_group, f"state group {state_group} is missing")

@@ -60,6 +60,8 @@ class StoredEvents:
         found = {event_id: nid for event_id in event_ids if (nid := self._nids.get(event_id)) is not None}
         missing = [event_id for event_id in set(event_ids) if event_id not in found]
         if missing:
+            # What is no Unicode text is no ID of a stored event, and cannot be asked for.
+            missing = [event_id for event_id in missing if _is_text(event_id)]
             fresh = find_event_nids(self._tx, self._room_nid, missing)
             self.note(fresh.items())
             found.update(fresh)
@@ -105,7 +107,7 @@ class StoredEvents:
     def _parse(self, row: EventRow) -> Known | None:
         try:
             return self.take(row, load_event(self.version, row.json))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             # Told where it is checked itself.
             return None
 
@@ -113,6 +115,14 @@ class StoredEvents:
         self._kept[known.nid] = known
         if len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
+
+
+def _is_text(event_id: str) -> bool:
+    try:
+        event_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class EventsByID(Mapping[EventID, Event]):

@@ -17,6 +17,7 @@ from homeserver.model.event_format import event_from_wire
 from homeserver.model.folding import fold
 from homeserver.model.ids import EventID, server_name_of
 from homeserver.model.redaction import redact
+from homeserver.model.redaction_rules import may_redact
 from homeserver.model.room_versions import RoomVersion
 from storage.append import RelationRow
 from storage.events import Flag, StoredEvent
@@ -144,19 +145,6 @@ async def plan_redaction(
 
 
 # -- redactions of events that others made -----------------------------------------------------------------------------
-
-
-def may_redact(version: RoomVersion, redaction: Event, target: Event, levels: PowerLevels) -> bool:
-    """Tell whether a redaction applies to its target, given the power levels at the redaction.
-
-    Spec: room versions 3 and later, "Handling redactions"; in 1 and 2 a rule has asked for that already, but by the
-    event ID, for the target need not be known then.
-    """
-    if target.type == "m.room.create" or target.room_id != redaction.room_id:
-        return False
-    if version.redactions_have_auth_rule or levels.of(redaction.sender) >= levels.redact:
-        return True
-    return server_name_of(target.sender) == server_name_of(redaction.sender)
 
 
 async def plan_received_redaction(

@@ -71,6 +71,8 @@ class GraphBuilder:
         self.built: dict[EventID, BuiltEvent] = {}
         self.extremities: list[EventID] = []
         self.tip_groups: dict[EventID, States] = {}
+        # The accepted events with the room's state after each.
+        self.shown: list[tuple[EventID, States]] = []
         self._nid = 100
 
     @property
@@ -141,6 +143,7 @@ class GraphBuilder:
             self.extremities = [end for end in self.extremities if end not in prevs] + [event.event_id]
             if len(self.extremities) > 1:
                 self.tip_groups[event.event_id] = self.state
+            self.shown.append((event.event_id, self.state))
         return event
 
     def resolved(self, states: Sequence[States]) -> States:
@@ -199,30 +202,45 @@ class GraphBuilder:
         _put(tx, t.event_edges, edges)
         state = self.state
         tip = {"room_nid": ROOM_NID, "extremities": orjson.dumps([self.built[end].nid for end in self.extremities])}
-        _put(tx, t.room_tips, [{**tip, "depth": 1_000, "state_group": group(state), "position": self._nid}])
+        _put(
+            tx, t.room_tips, [{**tip, "depth": 1_000, "state_group": group(state), "position": self._newest_position()}]
+        )
         _put(tx, t.state_groups, groups)
         members = {key[1]: self.built[event_id] for key, event_id in state.items() if key[0] == "m.room.member"}
-        _put(
-            tx,
-            t.memberships,
-            [
-                {
-                    "room_nid": ROOM_NID,
-                    "user_nid": users[UserID(user)],
-                    "membership": each.event.membership,
-                    "event_nid": each.nid,
-                    "position": each.nid,
-                    "sender_nid": users[each.event.sender],
-                    "is_local": True,
-                }
-                for user, each in members.items()
-            ],
-        )
+        self._write_memberships(tx, users)
         joined = sum(each.event.membership == "join" for each in members.values())
         invited = sum(each.event.membership == "invite" for each in members.values())
         stats = {"room_nid": ROOM_NID, "joined_members": joined, "invited_members": invited, "join_rule": "public"}
         name = state.get(("m.room.name", ""))
         _put(tx, t.room_stats, [{**stats, "name": self.events[name].content.get("name") if name else None}])
+
+    def _newest_position(self) -> int:
+        return max((each.nid for each in self.built.values() if not each.flags), default=0)
+
+    def _write_memberships(self, tx: Transaction, users: Mapping[UserID, int]) -> None:
+        rows: dict[int, dict[str, Any]] = {}
+        changes: list[dict[str, Any]] = []
+        before: States = {}
+        for shown_id, state in self.shown:
+            for key in sorted(before.keys() | state.keys()):
+                old, new = before.get(key), state.get(key)
+                if key[0] != "m.room.member" or old == new or shown_id not in self.built:
+                    continue
+                telling = self.built[new or old]  # type: ignore[index]
+                membership = self.built[new].event.membership if new else "leave"
+                row = {
+                    "room_nid": ROOM_NID,
+                    "user_nid": users[UserID(key[1])],
+                    "membership": membership,
+                    "event_nid": telling.nid,
+                    "position": self.built[shown_id].nid,
+                }
+                rows[row["user_nid"]] = {**row, "sender_nid": users[telling.event.sender], "is_local": True}
+                if membership != (self.built[old].event.membership if old else None):
+                    changes.append(row)
+            before = state
+        _put(tx, t.memberships, list(rows.values()))
+        _put(tx, t.membership_changes, changes)
 
     def _event_row(
         self, each: BuiltEvent, keys: Mapping[StateKey, int], users: Mapping[UserID, int], group: Any
