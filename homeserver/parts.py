@@ -466,7 +466,7 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     state = StateReads(store, feed, access, clock)
     Guests(store, door, feed, base.tasks)
     carry_over = RoomSettings(store.interner, data.account_data, data.push_rules).carry_over
-    Successors(door, feed, base.tasks, carry_over=carry_over)
+    Successors(store, door, feed, base.tasks, carry_over=carry_over)
     return Rooms(
         directory=directory,
         creation=RoomCreation(

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from .tables.rooms import events
+from .tables.rooms import events, rooms
 from .tables.user_state import account_data
 from .transaction import Transaction, chunks
 
@@ -87,6 +87,12 @@ def measure(tx: Transaction, user_nid: int) -> tuple[int, int]:
         select(func.count(), func.sum(func.length(account_data.c.content))).where(account_data.c.user_nid == user_nid)
     )
     return (int(row[0]), int(row[1] or 0)) if row is not None else (0, 0)
+
+
+def find_room_nid(tx: Transaction, room_id: str) -> int | None:
+    """Return the number of a room."""
+    nid: int | None = tx.scalar(select(rooms.c.room_nid).where(rooms.c.room_id == room_id))
+    return nid
 
 
 def find_event_position(tx: Transaction, room_nid: int, event_id: str) -> int | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from homeserver.errors import BadJson
@@ -54,6 +55,7 @@ _LEVEL_MAPS: Final = ("events", "notifications")
 _TOMBSTONE_LEVEL_BELOW_CREATORS: Final = 150
 _DEFAULT_STATE_LEVEL: Final = 50
 _CLOSED_LEVEL: Final = 50
+_CLOSED_KEYS: Final = ("events_default", "invite")
 _TOMBSTONE_TEXT: Final = "This room has been replaced"
 
 
@@ -62,7 +64,8 @@ class OldRoom:
     """What is looked at of the room that is replaced.
 
     `state` has its events of `COPIED_TYPES` and `POWER_LEVELS`, and the children of a space; `bans` are the member
-    events of those who are banned; `last_event_id` is the room's newest event.
+    events of those who are banned; `last_event_id` is the room's newest event. `levels` is the content of the power
+    levels as they are to be copied, where that is not what they say at present: see `opened_power_levels`.
     """
 
     room_id: RoomID
@@ -71,6 +74,7 @@ class OldRoom:
     state: Mapping[StateKey, Event]
     bans: Sequence[Event]
     last_event_id: EventID
+    levels: Mapping[str, Any] | None = None
 
 
 def replacement_events(
@@ -114,15 +118,17 @@ def power_levels_content(
     """Return the power levels of the old room as the new one can have them.
 
     All are integers that canonical JSON can write.  Creators of the new room are left out where they stand above all
-    levels; those of the old one, who stood there, get the highest level that anything needs.  Who is banned has none.
+    levels; those of the old one, who stood there and do not any more, get the highest level that anything needs: they
+    are no creators, but nobody loses the room by its upgrade.  Who is banned has none.
     """
     event = old.state.get((POWER_LEVELS, ""))
-    content = _with_plain_levels(old.version, event.content) if event is not None else {"users": {}, "events": {}}
+    said = old.levels if old.levels is not None else event.content if event is not None else None
+    content = _with_plain_levels(old.version, said) if said is not None else {"users": {}, "events": {}}
     levels = PowerLevels.from_events(old.version, old.create, event)
     users = {user: _clamp(level) for user, level in levels.content.users.items() if is_user_id(user)}
-    if old.version.privileged_creators and not version.privileged_creators:
-        said = [content[key] for key in LEVEL_KEYS if key in content]
-        highest = max([CREATOR_LEVEL, *said, *content["events"].values(), *users.values()])
+    if old.version.privileged_creators:
+        named = [content[key] for key in LEVEL_KEYS if key in content]
+        highest = max([CREATOR_LEVEL, *named, *content["events"].values(), *users.values()])
         users.update(dict.fromkeys(sorted(creators(old.version, old.create)), highest))
     if version.privileged_creators:
         # Spec: rooms/v12, "Authorisation rules", 10.4.
@@ -168,10 +174,32 @@ def closed_power_levels(version: RoomVersion, content: Mapping[str, Any]) -> dic
     """
     level = level_reader(version)
     needed = _clamp(max(_CLOSED_LEVEL, (level(content.get("users_default")) or 0) + 1))
-    raised = {key: needed for key in ("events_default", "invite") if (level(content.get(key)) or 0) < needed}
+    raised = {key: needed for key in _CLOSED_KEYS if (level(content.get(key)) or 0) < needed}
     if not raised:
         return None
     return {**(content if _is_strict(content) else _with_plain_levels(version, content)), **raised}
+
+
+def opened_power_levels(version: RoomVersion, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the power levels of a room that was closed as they would be had it not been.
+
+    `history` is what they said, newest first, from the present to what they said before the room was replaced.  A
+    closing is known by its being what `closed_power_levels` makes of what was there before; what was changed besides,
+    before it or after, stays as it is.
+    """
+    content = dict(history[0])
+    for after, before in pairwise(history):
+        if closed_power_levels(version, before) != after:
+            continue
+        for key in _CLOSED_KEYS:
+            # Whoever has set it to something else since wants it so.
+            if content.get(key) != after.get(key):
+                continue
+            if key in before:
+                content[key] = before[key]
+            else:
+                content.pop(key, None)
+    return content
 
 
 def split_canonical_alias(content: Mapping[str, Any], moved: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -126,14 +126,17 @@ class Directory:
         )
         return [RoomAlias(row[0]) for row in rows]
 
-    async def move(self, old_nid: int, new_nid: int) -> None:
+    async def move(self, old_nid: int, new_nid: int, *, made_before_ms: int | None = None) -> None:
         """Have all aliases of one room point to another, which takes its place in the list of rooms as well.
 
-        Doing it again changes nothing.
+        With `made_before_ms`, only the aliases that were made before then. Doing it again changes nothing.
         """
+        moved = [room_aliases.c.room_nid == old_nid]
+        if made_before_ms is not None:
+            moved.append(room_aliases.c.created_ts <= made_before_ms)
 
         def write(tx: Transaction) -> None:
-            tx.execute(update(room_aliases).where(room_aliases.c.room_nid == old_nid).values(room_nid=new_nid))
+            tx.execute(update(room_aliases).where(*moved).values(room_nid=new_nid))
             if tx.scalar(select(rooms.c.is_published).where(rooms.c.room_nid == old_nid)):
                 for room_nid, is_published in ((old_nid, False), (new_nid, True)):
                     tx.execute(update(rooms).where(rooms.c.room_nid == room_nid).values(is_published=is_published))

@@ -18,6 +18,11 @@ request waits for its answer, and any other one for this room is refused.
 
 Steps 4 and 5 are done "if possible": the user may send tombstones and yet not be allowed those.
 
+A room that has been replaced may be replaced again, by another room: the one before may be of a version that nobody
+wanted, or out of reach of who asks.  The spec does not forbid it, and its tombstone is state like any other.  The third
+room gets the power levels that the first had before it was closed, and the aliases that went from the first room to the
+second by the earlier upgrade come on to the third, if the user may take them there.  The second room is else let be.
+
 Spec: client-server API, "Room Upgrades".
 """
 
@@ -45,12 +50,14 @@ from homeserver.model.replacement import (
     TOMBSTONE,
     OldRoom,
     closed_power_levels,
+    opened_power_levels,
     replacement_events,
     replacement_room_id,
     split_canonical_alias,
     tombstone_content,
 )
 from homeserver.model.room_versions import RoomVersion, get_room_version
+from storage.events import StoredEvent
 from storage.store import Store
 from storage.tables.rooms import memberships
 from storage.transaction import chunks
@@ -66,6 +73,8 @@ logger = logging.getLogger(__name__)
 CarryOver = Callable[[UserID, RoomID, RoomID], Awaitable[None]]
 """Copies what a local user has set for a room (tags, push rules) to the one that replaces it; does not raise."""
 
+# LIMIT: former tombstones and power levels of a room that are looked at to find those of before it was replaced.
+MAX_FORMER: Final = 50
 # LIMIT: events of one transaction; a room with thousands of bans is made in several.
 BATCH: Final = 200
 
@@ -148,6 +157,11 @@ class Upgrades:
             await self._send_tombstone(user_id, old_id, new_id)
         new_tip = await self._door.tip(new_id)
         await self._directory.move(tip.room_nid, new_tip.room_nid)
+        earlier = await self._find_earlier_replacement(user_id, old_id, new_id)
+        if earlier is not None:
+            made_ms = earlier.create.received_ts
+            await self._directory.move(earlier.room_nid, new_tip.room_nid, made_before_ms=made_ms)
+            await self._move_canonical_alias(user_id, earlier.room_id, new_id, new_tip.room_nid)
         await self._move_canonical_alias(user_id, old_id, new_id, new_tip.room_nid)
         await self._close(user_id, old_id, tip.version)
         await self._carry_over(user_id, old_id, new_id)
@@ -186,6 +200,28 @@ class Upgrades:
         is_ours = create.sender == user_id and predecessor_room_id(create) == old_id and tip.version is version
         return new_id if is_ours and membership_of(member) is Membership.JOIN else None
 
+    async def _find_earlier_replacement(self, user_id: UserID, old_id: RoomID, new_id: RoomID) -> RoomTip | None:
+        """Return the room that replaced the old one before, if the user may change its aliases.
+
+        It must be what an upgrade made: a tombstone may name any room.
+        """
+        former = await self._former(await self._door.state_event(old_id, TOMBSTONE), 2)
+        named = replacement_room_id(former[1].event) if len(former) > 1 else None
+        if named is None or named == new_id:
+            return None
+        earlier_id, member_key = RoomID(named), ("m.room.member", str(user_id))
+        try:
+            tip = await self._door.tip(earlier_id)
+            found = await self._door.state_events(earlier_id, (member_key, (POWER_LEVELS, "")))
+        except NotFound:
+            return None
+        create = tip.create.event
+        if create.sender != former[1].event.sender or predecessor_room_id(create) != old_id:
+            return None
+        levels = PowerLevels.from_events(tip.version, create, _event(found.get((POWER_LEVELS, ""))))
+        may = levels.of(user_id) >= levels.needed_for(_CANONICAL_ALIAS, is_state=True)
+        return tip if may and membership_of(_event(found.get(member_key))) is Membership.JOIN else None
+
     async def _create(
         self, user_id: UserID, tip: RoomTip, version: RoomVersion, additional_creators: Sequence[UserID]
     ) -> RoomID:
@@ -196,6 +232,7 @@ class Upgrades:
             state=await self._copied_state(tip),
             bans=await self._bans(tip.room_nid),
             last_event_id=tip.extremities[-1][1],
+            levels=await self._opened_levels(tip),
         )
         profile = await self._profile_of(user_id)
         events = replacement_events(old, version, user_id, additional_creators=additional_creators, profile=profile)
@@ -265,6 +302,27 @@ class Upgrades:
                     keys.append(name)
         found = await self._door.state_events(tip.room_id, keys)
         return {key: stored.event for key, stored in found.items()}
+
+    async def _opened_levels(self, tip: RoomTip) -> Mapping[str, Any] | None:
+        """Return the power levels without the closing of an earlier upgrade; None where there was none."""
+        tombstones = await self._former(await self._door.state_event(tip.room_id, TOMBSTONE), MAX_FORMER)
+        closed_since = tombstones[-1].position if tombstones else None
+        if closed_since is None:
+            return None
+        levels = await self._former(await self._door.state_event(tip.room_id, POWER_LEVELS), MAX_FORMER)
+        # Those since the first tombstone, and the one that they began with.
+        count = sum(stored.position is not None and stored.position > closed_since for stored in levels)
+        history = [stored.event.content for stored in levels[: count + 1]]
+        return opened_power_levels(tip.version, history) if history else None
+
+    async def _former(self, stored: StoredEvent | None, limit: int) -> list[StoredEvent]:
+        """Return a state event and those that it has replaced, newest first."""
+        found: list[StoredEvent] = []
+        while stored is not None and len(found) < limit:
+            found.append(stored)
+            before = stored.replaces_nid
+            stored = None if before is None else (await self._store.events.get([before])).get(before)
+        return found
 
     async def _bans(self, room_nid: int) -> list[Event]:
         rows = await self._store.database.read(

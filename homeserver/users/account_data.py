@@ -122,16 +122,21 @@ class AccountData:
         await self._change(requester, place, model.TAG, change)
 
     async def copy_tags(self, requester: Requester, old_id: RoomID, new_id: RoomID) -> None:
-        """Put the tags of one room on another one too; tags that are there stay as they are."""
+        """Put the tags of one room on another one, in which the user need not be yet; raises TooLarge.
+
+        Where the user has had tags in the other room, it stays as it is: what was taken off does not come back.
+        """
         tags = await self.tags(requester, old_id)
         if not tags:
             return
+        new_nid = await self._store.database.read(lambda tx: storage.find_room_nid(tx, new_id))
+        if new_nid is None:
+            return
 
         def change(tx: Transaction, old: bytes | None) -> bytes | None:
-            present = model.read_tags(_object(old))
-            return None if tags.keys() <= present.keys() else orjson.dumps({"tags": {**tags, **present}})
+            return orjson.dumps({"tags": tags}) if old is None else None
 
-        await self._change(requester, await self._place(requester, new_id), model.TAG, change)
+        await self._change_in(requester, new_nid, new_id, model.TAG, change)
 
     async def copy_direct(self, requester: Requester, old_id: RoomID, new_id: RoomID) -> None:
         """Make a room a direct chat like the one that it replaces."""
@@ -173,8 +178,13 @@ class AccountData:
         return place
 
     async def _change(self, requester: Requester, place: UserRoom | None, data_type: str, change: Change) -> None:
-        user_id, user_nid = requester.user_id, requester.user_nid
         room_nid, room_id = (GLOBAL, None) if place is None else (place.room_nid, place.room_id)
+        await self._change_in(requester, room_nid, room_id, data_type, change)
+
+    async def _change_in(
+        self, requester: Requester, room_nid: int, room_id: RoomID | None, data_type: str, change: Change
+    ) -> None:
+        user_id, user_nid = requester.user_id, requester.user_nid
 
         def write(tx: Transaction, position: int) -> bytes | None:
             old = storage.find_content(tx, user_nid, room_nid, data_type)

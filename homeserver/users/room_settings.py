@@ -1,7 +1,8 @@
 """What a user has set for a room, copied to the room that replaces it.
 
-Tags, push rules, and whether the room is a direct chat. What the user has set for the new room already stays. Each is
-copied by itself: one that fails does not keep the others back, nor whoever asked.
+Push rules, tags, and whether the room is a direct chat. What the user has set for the new room already stays. Each is
+copied by itself: one that fails does not keep the others back, nor whoever asked. The push rules come first: what is
+muted must be so when the first message comes.
 
 Spec: client-server API, "Room Upgrades", "Server behaviour", the last sentence.
 """
@@ -30,7 +31,7 @@ class RoomSettings:
         self._push_rules = push_rules
 
     async def carry_over(self, user_id: UserID, old_id: RoomID, new_id: RoomID) -> None:
-        """Copy what a local user has set for one room to another, in which the user is; refusals are logged."""
+        """Copy what a local user has set for one room to another; refusals are logged."""
         requester = Requester(user_id, await self._interner.user(user_id))
         for copy in (self._push_rules.copy_room, self._account_data.copy_tags, self._account_data.copy_direct):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from homeserver.model.replacement import (
     OldRoom,
     closed_power_levels,
     join_rules_content,
+    opened_power_levels,
     power_levels_content,
     replacement_events,
     split_canonical_alias,
@@ -167,11 +169,21 @@ def test_creators_of_the_old_room_get_the_highest_level_where_they_need_one(
     assert said.get("events", {}) == found["events"]
 
 
-def test_who_is_no_creator_any_more_gets_nothing_for_it() -> None:
-    """Spec: "Room Upgrades", `additional_creators`: the full set needs to be given to retain them."""
-    room = StateRoom(V["12"], additional_creators=[DAVE])
-    room.set_power({BOB: 50})
-    assert {BOB: 50} == levels(room, "12", creator=DAVE)["users"]
+@pytest.mark.parametrize("target", ["12", "org.matrix.hydra.11"])
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        ({}, 100),
+        ({"events": {"m.room.tombstone": 150}}, 150),
+        ({"state_default": 170, "events": {"m.room.tombstone": 150}}, 170),
+    ],
+    ids=["nothing said", "the tombstone", "all state"],
+)
+def test_who_is_no_creator_any_more_gets_the_highest_level(target: str, said: dict[str, Any], expected: int) -> None:
+    """Spec: "Room Upgrades", `additional_creators`: the full set needs to be given for them to stay creators."""
+    room = StateRoom(V["12"], additional_creators=[DAVE, CAROL])
+    room.set_power({BOB: 50}, **said)
+    assert {BOB: 50, ALICE: expected, CAROL: expected} == levels(room, target, creator=DAVE)["users"]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +288,62 @@ def test_the_old_room_is_closed_to_ordinary_users(said: dict[str, Any], expected
         assert closed is None
     else:
         assert {**content, "events_default": expected[0], "invite": expected[1]} == closed
+
+
+_CLOSED = {"events_default": 50, "invite": 50}
+
+
+@pytest.mark.parametrize(
+    "history, expected",
+    [
+        ([{"ban": 3}], {"ban": 3}),
+        ([{**_CLOSED, "ban": 3}, {"ban": 3}], {"ban": 3}),
+        ([_CLOSED, {"invite": 7}], {"invite": 7}),
+        ([{**_CLOSED, "invite": 60}, {"invite": 60}], {"invite": 60}),
+        # It was so before, or somebody else has set it so.
+        ([_CLOSED], _CLOSED),
+        ([{**_CLOSED, "ban": 4}, {"ban": 3}], {**_CLOSED, "ban": 4}),
+        # Changed since.
+        ([{**_CLOSED, "ban": 4}, _CLOSED, {}], {"ban": 4}),
+        ([{"events_default": 90, "invite": 50}, _CLOSED, {}], {"events_default": 90}),
+        # Closed twice.
+        (
+            [
+                {"users_default": 60, "events_default": 61, "invite": 61},
+                {"users_default": 60, **_CLOSED},
+                _CLOSED,
+                {"invite": 5},
+            ],
+            {"users_default": 60, "invite": 5},
+        ),
+    ],
+    ids=[
+        "never closed",
+        "closed",
+        "had an invite level",
+        "needed one level",
+        "was so",
+        "set so",
+        "changed",
+        "raised",
+        "twice",
+    ],
+)
+def test_the_levels_of_before_the_room_was_closed_are_found(
+    history: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    assert expected == opened_power_levels(V["11"], history)
+
+
+@given(content=_CONTENT, version=st.sampled_from(ALL))
+def test_whatever_was_there_a_closing_can_be_undone(content: dict[str, Any], version: RoomVersion) -> None:
+    closed = closed_power_levels(version, content)
+    opened = opened_power_levels(version, [closed or content, content])
+    room = StateRoom(version)
+    room.set_state("m.room.power_levels", content)
+    old = old_room(room)
+    found = power_levels_content(replace(old, levels=opened), version, room_creators=creators(version, room.create))
+    assert power_levels_content(old, version, room_creators=creators(version, room.create)) == found
 
 
 # -- join rules -------------------------------------------------------------------------------------------------------

@@ -196,6 +196,111 @@ async def test_a_room_can_be_replaced_again_and_again(rooms: RoomServer) -> None
     assert {"topic": "talk"} == await world.content(room_id, "m.room.topic")
 
 
+# -- a second time --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_touched", [False, True], ids=["as it was closed", "changed since"])
+@pytest_twisted.ensureDeferred
+async def test_members_talk_and_invite_in_the_third_room_as_they_did_in_the_first(
+    rooms: RoomServer, is_touched: bool
+) -> None:
+    world = World(rooms)
+    alice, bob, carol = await rooms.users("alice", "bob", "carol")
+    levels = {"users": {str(alice.user_id): 100}, "invite": 0, "ban": 60}
+    first_id = await rooms.room(alice, version="9", members=[bob], power_levels=levels)
+    await world.upgrade(alice, first_id, "10")
+    closed = await world.content(first_id, "m.room.power_levels")
+    assert closed is not None and (50, 50) == (closed["events_default"], closed["invite"])
+    if is_touched:
+        await rooms.send(first_id, alice, "m.room.power_levels", {**closed, "kick": 70}, "")
+    for version in ("11", "9"):
+        # The fourth time the room has two tombstones.
+        rooms.forget_memory()
+        new_id = await world.upgrade(alice, first_id, version)
+        found = await world.content(new_id, "m.room.power_levels")
+        assert {**levels, "events": {}, **({"kick": 70} if is_touched else {})} == found
+        await rooms.join(new_id, bob)
+        await rooms.say(new_id, bob)
+        await rooms.invite(new_id, bob, carol)
+    assert {**closed, **({"kick": 70} if is_touched else {})} == await world.content(first_id, "m.room.power_levels")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_room_in_which_few_may_talk_stays_so_however_often_it_is_replaced(rooms: RoomServer) -> None:
+    world = World(rooms)
+    (alice,) = await rooms.users("alice")
+    levels = {"users": {str(alice.user_id): 100}, "events": {}}
+    room_id = await rooms.room(alice, version="9", power_levels=levels)
+    levels |= {"events_default": 50, "invite": 50}
+    await rooms.send(room_id, alice, "m.room.power_levels", levels, "")
+    for version in ("10", "11"):
+        new_id = await world.upgrade(alice, room_id, version)
+        assert levels == await world.content(new_id, "m.room.power_levels")
+
+
+@pytest_twisted.ensureDeferred
+async def test_aliases_that_went_to_the_second_room_come_on_to_the_third(rooms: RoomServer) -> None:
+    world = World(rooms)
+    (alice,) = await rooms.users("alice")
+    said = {"alias": f"#main:{SERVER}"}
+    first_id = await rooms.room(alice, version="9", state=[("m.room.canonical_alias", "", said)])
+    (alias,) = await world.alias(first_id, alice, "main")
+    await world.directory.publish((await rooms.door.tip(first_id)).room_nid, True)
+    second_id = await world.upgrade(alice, first_id, "10")
+    rooms.clock.advance(1)
+    (own,) = await world.alias(second_id, alice, "own")
+    gate = Gate("m.room.canonical_alias", StorageUnavailable("gone"))
+    rooms.door.add_gate(gate)
+    # It stops half way, and goes on.
+    with pytest.raises(StorageUnavailable):
+        await world.upgrade(alice, first_id, "12")
+    gate.kind = None
+    third_id = await world.upgrade(alice, first_id, "12")
+    tombstone = await world.content(first_id, "m.room.tombstone")
+    assert tombstone is not None and third_id == tombstone["replacement_room"]
+    assert {alias: third_id, own: second_id} == await world.directory.find_all([alias, own])
+    assert (False, True) == (await world.is_published(second_id), await world.is_published(third_id))
+    assert said == await world.content(third_id, "m.room.canonical_alias")
+    assert {} == await world.content(second_id, "m.room.canonical_alias")
+    assert await world.content(second_id, "m.room.tombstone") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_aliases_stay_in_a_second_room_where_the_user_has_no_power_or_that_no_upgrade_made(
+    rooms: RoomServer,
+) -> None:
+    world = World(rooms)
+    alice, bob = await rooms.users("alice", "bob")
+    users = {str(alice.user_id): 100, str(bob.user_id): 100}
+    first_id = await rooms.room(alice, version="11", members=[bob], power_levels={"users": users})
+    (alias,) = await world.alias(first_id, alice, "main")
+    second_id = await world.upgrade(alice, first_id, "11")
+    third_id = await world.upgrade(bob, first_id, "11")
+    assert second_id == await world.directory.find(alias)
+    # A tombstone that was sent by hand.
+    await rooms.send(first_id, alice, "m.room.tombstone", {"body": "", "replacement_room": str(second_id)}, "")
+    other_id = await rooms.room(alice)
+    (other,) = await world.alias(other_id, alice, "other")
+    await rooms.send(first_id, alice, "m.room.tombstone", {"body": "", "replacement_room": str(other_id)}, "")
+    await world.upgrade(alice, first_id, "10")
+    assert {alias: second_id, other: other_id} == await world.directory.find_all([alias, other])
+    assert third_id != second_id
+
+
+@pytest.mark.parametrize("target", ["11", "12", "org.matrix.hydra.11"])
+@pytest_twisted.ensureDeferred
+async def test_the_creator_of_the_old_room_keeps_power_where_somebody_else_upgrades(
+    rooms: RoomServer, target: str
+) -> None:
+    world = World(rooms)
+    alice, bob = await rooms.users("alice", "bob")
+    levels = {"users": {str(bob.user_id): 150}, "events": {"m.room.tombstone": 150}}
+    new_id = await world.upgrade(bob, await rooms.room(alice, members=[bob], power_levels=levels), target)
+    await rooms.join(new_id, alice)
+    await rooms.send(new_id, alice, "m.room.name", {"name": "still mine"}, "")
+    await rooms.send(new_id, alice, "m.room.tombstone", {"body": "", "replacement_room": "!x"}, "")
+
+
 # -- who may ----------------------------------------------------------------------------------------------------------
 
 

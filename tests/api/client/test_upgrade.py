@@ -131,15 +131,30 @@ def test_what_is_around_the_room_follows(owner: Actor, member: Actor) -> None:
     assert {"alias": alias} == done(owner, "GET", room(new_id, "/state/m.room.canonical_alias"))
     listed = [each["room_id"] for each in done(owner, "GET", "/publicRooms")["chunk"]]
     assert new_id in listed and old_id not in listed
+    since = done(member, "GET", "/sync")["next_batch"]
     done(member, "POST", f"/join/{quote(alias, safe='')}", {})
+    # The first sync that shows the room shows it with its settings.
+    told = done(member, "GET", f"/sync?since={since}")
+    tagged = {"type": "m.tag", "content": {"tags": {"m.favourite": {"order": 0.5}}}}
+    assert tagged in told["rooms"]["join"][new_id]["account_data"]["events"]
+    (rules,) = [each for each in told["account_data"]["events"] if each["type"] == "m.push_rules"]
+    assert new_id in [rule["rule_id"] for rule in rules["content"]["global"]["room"]]
     # The member is a creator, so above every level.
     done(member, "PUT", room(new_id, "/state/m.room.name"), {"name": "there"})
     for actor in (owner, member):
         user = f"/user/{quote(actor.user_id)}"
-        tags = _until(lambda: done(actor, "GET", f"{user}/rooms/{quote(new_id)}/tags")["tags"])  # noqa: B023
+        tags = done(actor, "GET", f"{user}/rooms/{quote(new_id)}/tags")["tags"]
         assert {"m.favourite": {"order": 0.5}} == tags
-        rules = [rule["rule_id"] for rule in done(actor, "GET", "/pushrules/")["global"]["room"]]
-        assert {old_id, new_id} <= set(rules)
+        muted = [rule["rule_id"] for rule in done(actor, "GET", "/pushrules/")["global"]["room"]]
+        assert {old_id, new_id} <= set(muted)
+    # What is taken off in the new room stays off.
+    user = f"/user/{quote(member.user_id)}"
+    done(member, "DELETE", f"{user}/rooms/{quote(new_id)}/tags/m.favourite")
+    done(member, "DELETE", f"/pushrules/global/room/{quote(new_id)}")
+    done(member, "POST", room(new_id, "/leave"), {})
+    done(member, "POST", room(new_id, "/join"), {})
+    assert {} == done(member, "GET", f"{user}/rooms/{quote(new_id)}/tags")["tags"]
+    assert new_id not in [rule["rule_id"] for rule in done(member, "GET", "/pushrules/")["global"]["room"]]
 
 
 def test_additional_creators_that_are_no_users_are_refused_where_they_are_looked_at(owner: Actor) -> None:
@@ -165,12 +180,3 @@ def test_refusals(server: RunningServer, owner: Actor, member: Actor) -> None:
 
 def _refusal(answer: tuple[int, Any]) -> tuple[int, str]:
     return answer[0], answer[1]["errcode"]
-
-
-def _until(ask: Any) -> Any:
-    """Return what `ask` answers once that is not empty: settings follow a join in the background."""
-    for _ in range(100):
-        found = ask()
-        if found:
-            return found
-    raise AssertionError("it did not come about")
