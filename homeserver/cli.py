@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     graph.add_argument("--check", action="store_true", help="compute again what is stored, and tell every difference")
     graph.add_argument("--dot", action="store_true", help="write Graphviz source instead of text")
-    graph.add_argument("--limit", type=int, default=100, metavar="N", help="draw the newest N events (default: 100)")
+    graph.add_argument("--auth", action="store_true", help="with --dot: draw auth events too, as dashed edges")
+    graph.add_argument("--limit", type=int, metavar="N", help="draw the newest N events (default: 100)")
     _add_config(graph)
     graph.set_defaults(command=_graph)
 
@@ -170,18 +171,40 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _graph(options: argparse.Namespace) -> int:
-    is_drawing = not options.check
-    if (is_drawing and (len(options.rooms) != 1 or options.limit < 1)) or (options.check and options.dot):
-        print(
-            "sennit: name one room to draw, with a --limit of at least 1, or use --check without --dot", file=sys.stderr
-        )
+    mistake = _graph_mistake(options)
+    if mistake:
+        print(f"sennit: {mistake}", file=sys.stderr)
         return 2
     from homeserver.graph import command
 
     config = _config(options)
-    if is_drawing:
-        return command.draw(config, options.rooms[0], is_dot=options.dot, limit=options.limit, out=sys.stdout)
-    return command.check(config, options.rooms, out=sys.stdout)
+    if options.check:
+        return command.check(config, options.rooms, out=sys.stdout, errors=sys.stderr)
+    limit = 100 if options.limit is None else options.limit
+    return command.draw(
+        config, options.rooms[0], is_dot=options.dot, limit=limit, out=sys.stdout, with_auth=options.auth
+    )
+
+
+def _graph_mistake(options: argparse.Namespace) -> str:
+    """Return what is wrong with the arguments of `sennit graph`, in a sentence; nothing if they are good."""
+    if options.check:
+        if options.dot:
+            return "--check draws nothing; leave --dot out."
+        if options.auth:
+            return "--check draws nothing; leave --auth out."
+        if options.limit is not None:
+            return "--check looks at all events of a room; leave --limit out."
+        return ""
+    if not options.rooms:
+        return "Name the room to draw, or check all rooms with --check."
+    if len(options.rooms) > 1:
+        return "Only one room is drawn at a time; name one."
+    if options.limit is not None and options.limit < 1:
+        return "--limit is a number of events, 1 or more."
+    if options.auth and not options.dot:
+        return "--auth is for --dot; the text names auth events anyway."
+    return ""
 
 
 def _init(options: argparse.Namespace) -> int:

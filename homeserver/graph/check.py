@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Final
 
 from homeserver.model.event import Event
+from homeserver.model.event_json import load_event
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from storage.events import Flag
 from storage.inspection import EventRow, RoomRow, read_shape
@@ -99,6 +100,11 @@ class _RoomCheck:
         self._verdicts = Verdicts(version, self._events, self._resolver, self._create, found, report)
 
     def run(self) -> None:
+        named = self._version_named()
+        if named is not None and named != self._room.version:
+            # By the rules of another version nothing here would be right.
+            self._found.differs(None, "room version", f"{named}, as the create event says", self._room.version)
+            return
         self._missing.find_edges(self._tx, self._order, self._events)
         walk = self._order.walk()
         walked = 0
@@ -125,6 +131,19 @@ class _RoomCheck:
         except Exception as fault:
             self._found.fails(None, "redactions", fault)
         self._missing.tell()
+
+    def _version_named(self) -> str | None:
+        """Return the known room version that the oldest event names, if that is a create event that can be read."""
+        row = next(iter(self._events.read_rows(self._order.nids[:1]).values()), None)
+        if row is None or row.type != "m.room.create":
+            return None
+        try:
+            content = load_event(self._version, row.json)["content"]
+            # Spec: client-server API, "m.room.create": "Defaults to "1" if the key does not exist."
+            named = content.get("room_version", "1")
+        except (ValueError, KeyError, AttributeError):
+            return None
+        return named if isinstance(named, str) and named in KNOWN_ROOM_VERSIONS else None
 
     def _find_create(self) -> Known | None:
         """Return the create event that the room ID names, where it does."""
@@ -183,11 +202,6 @@ class _RoomCheck:
         if received is None:
             return None
         check_event(received, self._room.room_id, row, self._keys, self._found, self._report)
-        if row.type == "m.room.create" and not row.flags & Flag.REJECTED:
-            # Spec: client-server API, "m.room.create": "Defaults to "1" if the key does not exist."
-            named = received.wire["content"].get("room_version", "1")
-            if named != self._room.version:
-                self._found.differs(row.event_id, "room version", named, self._room.version)
         return self._events.take(row, received.wire)
 
     def _check_event(self, index: int, row: EventRow | None, known: Known | None, numbers: Mapping[str, int]) -> None:

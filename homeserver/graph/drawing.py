@@ -5,20 +5,21 @@ What cannot be read is drawn with what its columns say: whoever looks at a damag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
 import orjson
 
+from homeserver.errors import MatrixError
 from homeserver.model.event import Event
-from homeserver.model.event_format import event_from_wire
+from homeserver.model.event_format import check_event_format, event_from_wire
 from homeserver.model.event_json import load_event
 from homeserver.model.graph_drawing import DrawnEvent, DrawnGraph, Mark
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from storage.events import Flag
-from storage.inspection import EventRow, RoomRow, count_events, newest_nids, read_events, read_tip
+from storage.inspection import EventRow, RoomRow, count_events, find_event_nids, newest_nids, read_events, read_tip
 from storage.transaction import Transaction
 
 _FLAG_MARKS: Final = {
@@ -35,7 +36,16 @@ def read_graph(tx: Transaction, room: RoomRow, limit: int) -> DrawnGraph:
     extremities = _extremities(tx, room)
     drawn = {nid: _drawn(row, version, room.room_id, nid in extremities) for nid, row in rows.items()}
     events = [drawn[nid] for nid in _in_order(rows, drawn)]
-    return DrawnGraph(room.room_id, room.version, events, count_events(tx, room.room_nid) - len(events))
+    earlier = count_events(tx, room.room_nid) - len(events)
+    return DrawnGraph(room.room_id, room.version, events, earlier, _outside_groups(tx, room, events))
+
+
+def _outside_groups(tx: Transaction, room: RoomRow, events: Sequence[DrawnEvent]) -> dict[str, int]:
+    """Return the state groups of the events that the drawn ones build on, and that are not drawn."""
+    cited = {event_id for event in events for event_id in event.prev_event_ids}
+    nids = find_event_nids(tx, room.room_nid, cited.difference(event.event_id for event in events))
+    rows = read_events(tx, room.room_nid, nids.values())
+    return {row.event_id: row.state_group for row in rows.values() if row.state_group is not None}
 
 
 def _drawn(row: EventRow, version: RoomVersion | None, room_id: str, is_extremity: bool) -> DrawnEvent:
@@ -65,8 +75,10 @@ def _parse(row: EventRow, version: RoomVersion | None, room_id: str) -> Event | 
     if version is None:
         return None
     try:
-        return event_from_wire(version, load_event(version, row.json), EventID(row.event_id), RoomID(room_id))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        wire = load_event(version, row.json)
+        check_event_format(version, wire)
+        return event_from_wire(version, wire, EventID(row.event_id), RoomID(room_id))
+    except (MatrixError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
 
 

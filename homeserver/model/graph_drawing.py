@@ -1,8 +1,9 @@
 """Drawings of a room's graph: as lines of text with lanes, in the manner of `git log --graph`, and as Graphviz source.
 
 A `DrawnGraph` is what is to be shown, the oldest event first and each after those that it builds on. In both drawings
-the newest event is at the top. Text shows prev events as lanes and auth events as short IDs; Graphviz source shows both
-as edges.
+the newest event is at the top. Text shows prev events as lanes and auth events as short IDs; Graphviz source shows prev
+events as edges, and if wanted auth events too: nearly everything cites the same few, and long edges to these take
+Graphviz long and hide the rest.
 
 Everything in an event may be hostile: names are cut, and what a terminal or Graphviz would obey is written as its
 number, so that an event is one line and stays a label. The cost grows with events times lanes; lanes that are drawn are
@@ -11,8 +12,8 @@ bounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -54,12 +55,16 @@ class DrawnEvent:
 
 @dataclass(frozen=True, slots=True)
 class DrawnGraph:
-    """A room's graph or its newest part: `earlier` events are not in it."""
+    """A room's graph or its newest part: `earlier` events are not in it.
+
+    `outside_groups` are the state groups of events that are not in it and that those in it build on.
+    """
 
     room_id: str
     version: str
     events: Sequence[DrawnEvent]
     earlier: int = 0
+    outside_groups: Mapping[str, int] = field(default_factory=dict)
 
 
 def plain(text: str, limit: int) -> str:
@@ -80,8 +85,8 @@ _SIGNS: Final[Mapping[Mark, str]] = {Mark.REJECTED: "×", Mark.SOFT_FAILED: "◌
 def draw_text(graph: DrawnGraph) -> Iterator[str]:
     """Yield the lines of the drawing, the newest event at the top."""
     short = _short_ids(graph)
-    groups = {event.event_id: event.state_group for event in graph.events}
-    drawn = groups.keys()
+    groups = _groups(graph)
+    drawn = {event.event_id for event in graph.events}
     lanes: list[str | None] = []
     count = len(graph.events)
     yield f"{plain(graph.room_id, 255)}, room version {plain(graph.version, 64)}, {count} events, the newest first"
@@ -96,7 +101,7 @@ def draw_text(graph: DrawnGraph) -> Iterator[str]:
             for other in waiting[1:]:
                 lanes[other] = None
         lanes[column] = event.event_id
-        yield f"{_lane_signs(lanes, column, event)} {_event_text(event, short, groups)}"
+        yield f"{_lane_signs(lanes, column, event)} {_event_text(event, short, groups, drawn)}"
         prevs = [prev for prev in dict.fromkeys(event.prev_event_ids) if prev in drawn and prev != event.event_id]
         yield from _split(lanes, column, prevs)
         while lanes and lanes[-1] is None:
@@ -158,9 +163,15 @@ def _lane_signs(lanes: Sequence[str | None], column: int, event: DrawnEvent) -> 
     return " ".join(signs)
 
 
-def _event_text(event: DrawnEvent, short: Mapping[str, str], groups: Mapping[str, int | None]) -> str:
+def _groups(graph: DrawnGraph) -> dict[str, int | None]:
+    return {**graph.outside_groups, **{event.event_id: event.state_group for event in graph.events}}
+
+
+def _event_text(
+    event: DrawnEvent, short: Mapping[str, str], groups: Mapping[str, int | None], drawn: Container[str]
+) -> str:
     auth = ",".join(_short(short, event_id) for event_id in event.auth_event_ids)
-    not_drawn = sum(1 for event_id in event.prev_event_ids if event_id not in groups)
+    not_drawn = sum(1 for event_id in event.prev_event_ids if event_id not in drawn)
     parts = (
         "-" if event.position is None else str(event.position),
         _short(short, event.event_id),
@@ -215,10 +226,13 @@ _MARK_STYLES: Final[Mapping[Mark, str]] = {
 }
 
 
-def draw_dot(graph: DrawnGraph) -> Iterator[str]:
-    """Yield the lines of the Graphviz source: prev events by solid edges, auth events by dashed ones."""
+def draw_dot(graph: DrawnGraph, *, with_auth: bool = False) -> Iterator[str]:
+    """Yield the lines of the Graphviz source: prev events by solid edges.
+
+    `with_auth`: and auth events by dashed ones, those that are drawn themselves.
+    """
     short = _short_ids(graph)
-    groups = {event.event_id: event.state_group for event in graph.events}
+    groups = _groups(graph)
     names = {event.event_id: f"e{number}" for number, event in enumerate(graph.events)}
     yield "digraph room {"
     yield f"  label={_quoted(f'{plain(graph.room_id, 255)}, room version {plain(graph.version, 64)}')};"
@@ -227,18 +241,18 @@ def draw_dot(graph: DrawnGraph) -> Iterator[str]:
         yield f"  {names[event.event_id]} [{_node(event, short, groups)}];"
     outside: dict[str, str] = {}
     for event in reversed(graph.events):
-        for style, event_ids in (
-            ("", event.prev_event_ids),
-            (' [style=dashed, color="#8888aa", constraint=false]', event.auth_event_ids),
-        ):
-            for event_id in dict.fromkeys(event_ids):
-                target = names.get(event_id) or outside.setdefault(event_id, f"x{len(outside)}")
-                yield f"  {names[event.event_id]} -> {target}{style};"
+        own = names[event.event_id]
+        for event_id in dict.fromkeys(event.prev_event_ids):
+            yield f"  {own} -> {names.get(event_id) or outside.setdefault(event_id, f'x{len(outside)}')};"
+        for event_id in dict.fromkeys(event.auth_event_ids) if with_auth else ():
+            # What is not drawn would stand at the top, for these edges put nothing in order.
+            if event_id in names:
+                yield f'  {own} -> {names[event_id]} [style=dashed, color="#8888aa", constraint=false];'
     for event_id, name in outside.items():
         yield f'  {name} [label={_quoted(_short(short, event_id))}, shape=plaintext, fillcolor="#eeeeee"];'
     if graph.earlier:
         yield f'  earlier [label="{graph.earlier} earlier events are not drawn", shape=plaintext];'
-    yield from _legend()
+    yield from _legend(with_auth)
     yield "}"
 
 
@@ -267,7 +281,7 @@ def _color(event: DrawnEvent) -> str:
     return {"m.room.create": "create", "m.room.member": "member"}.get(event.type, "state")
 
 
-def _legend() -> Iterator[str]:
+def _legend(with_auth: bool) -> Iterator[str]:
     yield "  subgraph cluster_legend {"
     yield '    label="legend"; fontsize=10;'
     for kind, color in _COLORS.items():
@@ -275,7 +289,8 @@ def _legend() -> Iterator[str]:
     for number, (mark, style) in enumerate(_MARK_STYLES.items()):
         yield f'    legend_mark{number} [label="{mark.value}", {style}];'
     yield '    legend_message -> legend_state [label="prev event", fontsize=9];'
-    yield '    legend_message -> legend_member [label="auth event", fontsize=9, style=dashed, color="#8888aa"];'
+    if with_auth:
+        yield '    legend_message -> legend_member [label="auth event", fontsize=9, style=dashed, color="#8888aa"];'
     yield "  }"
 
 

@@ -17,6 +17,7 @@ from homeserver.errors import Misconfigured, NotFound
 from homeserver.graph import command
 from homeserver.model.signing import key_file_line
 from storage.inspection import list_rooms, open_snapshot
+from storage.transaction import Transaction
 from tests.support.rooms import SERVER, RoomServer
 
 from .graph_builder import KEY
@@ -97,8 +98,34 @@ async def test_unknown_room_is_not_found(rooms: RoomServer, tmp_path: Path) -> N
     for name in ("!no", "#no:example.org", "no", ""):
         with pytest.raises(NotFound, match="There is no room"):
             command.draw(config, name, is_dot=False, limit=3, out=io.StringIO())
-        with pytest.raises(NotFound, match="There is no room"):
-            command.check(config, [name], out=io.StringIO())
+
+
+@pytest_twisted.ensureDeferred
+async def test_unknown_name_is_told_and_the_others_are_checked(rooms: RoomServer, tmp_path: Path) -> None:
+    first, second = await _room(rooms), await _room(rooms)
+    out, errors = io.StringIO(), io.StringIO()
+    assert 2 == command.check(_config(tmp_path, _url(rooms)), [first, "nope", second], out=out, errors=errors)
+    assert "sennit: There is no room nope in the database.\n" == errors.getvalue()
+    assert out.getvalue().startswith("2 rooms, 14 events, ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_damage_in_one_room_leaves_the_others_to_be_checked(rooms: RoomServer, tmp_path: Path) -> None:
+    first, second = await _room(rooms), await _room(rooms)
+
+    def damage(tx: Transaction) -> None:
+        tx.execute(text("UPDATE rooms SET version = '77' WHERE room_id = :room"), {"room": first})
+        tx.execute(text("UPDATE room_stats SET joined_members = 9"))
+        tx.execute(text("INSERT INTO room_aliases (alias, room_nid, creator_nid, created_ts) VALUES ('#a:b', 4, 1, 1)"))
+
+    await rooms.store.database.write(damage)
+    out = io.StringIO()
+    assert 1 == command.check(_config(tmp_path, _url(rooms)), [], out=out)
+    assert [
+        f"{first} room version: expected one that is known, stored 77",
+        f"{second} room_stats, joined_members: expected 2, stored 9",
+        "database room_aliases: no room of it: #a:b",
+    ] == out.getvalue().splitlines()[:-1]
 
 
 @pytest_twisted.ensureDeferred
@@ -156,12 +183,22 @@ def test_old_keys_are_known_with_their_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("!a", "!b"), ("!a", "--limit", "0"), ("--check", "--dot"), ("!a", "--limit", "x")], ids=" ".join
+    ("arguments", "sentence"),
+    [
+        ("", "Name the room to draw"),
+        ("!a !b", "Only one room is drawn"),
+        ("!a --limit 0", "--limit is a number of events"),
+        ("!a --auth", "--auth is for --dot"),
+        ("--check --dot", "leave --dot out"),
+        ("--check --auth", "leave --auth out"),
+        ("--check --limit 5", "leave --limit out"),
+        ("!a --limit x", "invalid int value"),
+    ],
 )
-def test_wrong_use_ends_with_two(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_wrong_use_is_told_in_a_sentence_and_ends_with_two(tmp_path: Path, arguments: str, sentence: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "SENNIT_CONFIG"}
     done = subprocess.run(
-        [sys.executable, "-m", "homeserver", "graph", *arguments],
+        [sys.executable, "-m", "homeserver", "graph", *arguments.split()],
         cwd=tmp_path,
         env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -170,6 +207,7 @@ def test_wrong_use_ends_with_two(tmp_path: Path, arguments: tuple[str, ...]) -> 
         check=False,
     )
     assert (2, "") == (done.returncode, done.stdout)
+    assert sentence in done.stderr
     assert "Traceback" not in done.stderr
 
 

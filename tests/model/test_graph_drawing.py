@@ -141,13 +141,27 @@ def test_names_stay_labels(name: str, expected: str) -> None:
     assert f"$aaaaaaaa\\n{expected}\\n@a:b" in source
 
 
-def test_dot_has_solid_and_dashed_edges() -> None:
-    lines = list(
-        draw_dot(DrawnGraph("!r", "12", [_event("a"), _event("b", "ax", auth_event_ids=("$" + "a" * 12,))], 1))
-    )
-    edges = [line.strip() for line in lines if "->" in line and "legend" not in line]
-    assert ["e1 -> e0;", "e1 -> x0;", 'e1 -> e0 [style=dashed, color="#8888aa", constraint=false];'] == edges
+def _edges(*, with_auth: bool) -> list[str]:
+    auth = ("$" + "a" * 12, "$" + "y" * 12)
+    graph = DrawnGraph("!r", "12", [_event("a"), _event("b", "ax", auth_event_ids=auth)], 1)
+    lines = list(draw_dot(graph, with_auth=with_auth))
     assert any('x0 [label="$xxxxxxxx"' in line for line in lines)
+    return [line.strip() for line in lines if "->" in line and "legend" not in line]
+
+
+def test_dot_has_solid_edges_to_prev_events() -> None:
+    assert ["e1 -> e0;", "e1 -> x0;"] == _edges(with_auth=False)
+
+
+def test_dot_has_dashed_edges_to_the_auth_events_that_are_drawn_if_wanted() -> None:
+    dashed = 'e1 -> e0 [style=dashed, color="#8888aa", constraint=false];'
+    assert ["e1 -> e0;", "e1 -> x0;", dashed] == _edges(with_auth=True)
+
+
+def test_state_event_at_the_edge_shows_the_group_before_it() -> None:
+    graph = DrawnGraph("!r", "12", [_event("b", "a", state_group=7)], 1, {"$" + "a" * 12: 5})
+    [line] = list(draw_text(graph))[1:-1]
+    assert "state 5→7 (1 prev not drawn)" in line
 
 
 _NAMES = st.text(max_size=60)
@@ -176,14 +190,14 @@ _GRAPHS = st.builds(
 
 @given(_GRAPHS)
 def test_every_graph_is_drawn_in_printable_lines(graph: DrawnGraph) -> None:
-    lines = [*draw_text(graph), *draw_dot(graph)]
+    lines = [*draw_text(graph), *draw_dot(graph, with_auth=True)]
     assert all(line.isprintable() for line in lines)
     assert len(lines) < 60 + 12 * len(graph.events)
 
 
 @given(_GRAPHS)
 def test_quotes_of_the_source_are_closed_on_their_line(graph: DrawnGraph) -> None:
-    for line in draw_dot(graph):
+    for line in draw_dot(graph, with_auth=True):
         outside = re.sub(r'"(?:[^"\\]|\\.)*"', "", line)
         assert '"' not in outside
         assert re.fullmatch(r"[\w\s\[\]{}=,;>-]*", outside)
@@ -192,7 +206,19 @@ def test_quotes_of_the_source_are_closed_on_their_line(graph: DrawnGraph) -> Non
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 def test_graphviz_takes_the_source() -> None:
     hostile = [_event("a", type='"\\N<b>&amp;\x00'), _event("b", "ax", sender="é\u202e", auth_event_ids=("$a", '$"'))]
-    source = "\n".join(draw_dot(DrawnGraph('!"\\', "12", hostile, 4)))
+    source = "\n".join(draw_dot(DrawnGraph('!"\\', "12", hostile, 4), with_auth=True))
     done = subprocess.run(["dot", "-Tsvg"], input=source.encode(), capture_output=True, timeout=60, check=False)
     assert (0, b"") == (done.returncode, done.stderr)
     assert b"</svg>" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_graphviz_draws_hundreds_of_events() -> None:
+    ids = [f"${number:012}" for number in range(647)]
+    events = [
+        DrawnEvent(ids[n], "m", None, "@a:b", n, tuple(ids[max(n - 1 - n % 3, 0) : n][:1]), tuple(ids[:4]))
+        for n in range(647)
+    ]
+    source = "\n".join(draw_dot(DrawnGraph("!r", "12", events)))
+    done = subprocess.run(["dot", "-Tsvg"], input=source.encode(), capture_output=True, timeout=60, check=False)
+    assert 0 == done.returncode
