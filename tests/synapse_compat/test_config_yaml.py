@@ -450,7 +450,7 @@ def test_passwords_are_refused_where_synapse_would(tmp_path: Path, text: str) ->
     assert not _load(tmp_path, NAME + f"password_config: {text}\n").registration.passwords
 
 
-@pytest.mark.parametrize("version", ["'6'", "99", "'12 '"])
+@pytest.mark.parametrize("version", ["'13'", "99", "'12 '"])
 def test_new_rooms_have_a_version_that_there_is(tmp_path: Path, version: str) -> None:
     ((line, key, message),) = _problems(tmp_path, NAME + f"default_room_version: {version}\n")
     assert (2, "default_room_version", True) == (line, key, "12" in message)
