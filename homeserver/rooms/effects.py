@@ -41,6 +41,8 @@ _SHORT_COLUMNS: Final = frozenset(
     {"canonical_alias", "join_rule", "history_visibility", "guest_access", "encryption", "room_type"}
 )
 MAX_SHORT: Final = 255
+# LIMIT: redactions of one event, stored before it, that are looked at for one that applies; the earliest.
+MAX_WAITING: Final = 1_000
 # Column of room_stats -> column of its folded form, and how much of it is searched.
 _SEARCHED: Final[Mapping[str, tuple[str, int]]] = {
     "name": ("search_name", 500),
@@ -169,7 +171,7 @@ async def find_waiting_redaction(
     store: Store, tips: Tips, tip: RoomTip, event: Event, stored: Sequence[int]
 ) -> StoredEvent | None:
     """Return the redaction of an event that came before it, if its sender may redact it; `stored` name the event."""
-    nids = sorted(set(stored))
+    nids = sorted(set(stored))[:MAX_WAITING]
     found = await tips.load(nids) if nids else {}
     for nid in nids:
         redaction = found.get(nid)

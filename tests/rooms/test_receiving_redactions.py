@@ -12,6 +12,7 @@ import pytest_twisted
 from sqlalchemy import select
 from twisted.internet.defer import Deferred, gatherResults
 
+from homeserver.rooms import effects
 from storage.events import Flag, StoredEvent
 from storage.tables import rooms as tables
 from tests.support.elsewhere import ALICE, BOB, CAROL, Elsewhere
@@ -83,6 +84,20 @@ async def test_a_redaction_that_comes_first_waits_for_its_target(
     await assert_redacted(rooms, room, target.event_id, redaction.event_id)
     assert {target.event_id, redaction.event_id} <= set(await shown(rooms, room.room_id))
     await assert_well(rooms, room, lena)
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_so_many_waiting_redactions_are_looked_at(
+    rooms: RoomServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, _ = await opened(rooms, "12")
+    base = room.last
+    for limit in (1, 0):
+        monkeypatch.setattr(effects, "MAX_WAITING", limit)
+        target = room.say(BOB, f"regret {limit}", prev=[base])
+        await room.give(rooms, room.redact(BOB, target, prev=[base]))
+        stored = await room.give(rooms, target)
+        assert bool(limit) is (stored.redacted_by is not None)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
