@@ -174,11 +174,11 @@ async def test_old_service_is_sent_transactions_on_the_old_path(bridged: Bridged
     alice = await bridged.user("alice")
     room_id = await _portal(bridged, alice)
     await bridged.say(room_id, "hello", alice)
-    await bridged.until(lambda: bridged.service.texts() == ["hello"])
-    taken = [asked for asked in bridged.service.transactions if asked.path.startswith("/transactions/")]
-    assert HS_TOKEN == taken[0].query["access_token"]
-    new = [asked for asked in bridged.service.transactions if asked.path.startswith("/_matrix/")]
-    assert 1 == len(new)
+    on = lambda path: [asked for asked in bridged.service.transactions if asked.path.startswith(path)]  # noqa: E731
+    await bridged.until(lambda: bool(on("/transactions/")))
+    assert ["hello"] == bridged.service.texts()
+    assert HS_TOKEN == on("/transactions/")[0].query["access_token"]
+    assert 1 == len(on("/_matrix/"))
 
 
 @pytest_twisted.ensureDeferred
