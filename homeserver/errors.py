@@ -416,6 +416,30 @@ class RemoteError(HomeserverError):
         self.temporary = temporary
 
 
+class RemoteUnreachable(RemoteError):
+    """No answer was had: no address, no connection, no certificate to trust, or not in time."""
+
+    def __init__(self, server: str, message: str) -> None:
+        super().__init__(server, message, temporary=True)
+
+
+class RemoteRefused(RemoteError):
+    """The other server answered with an error; `status` and `errcode` are its own, `message` what it said."""
+
+    def __init__(self, server: str, status: int, errcode: str, message: str) -> None:
+        super().__init__(server, f"{status} {errcode}: {message}", temporary=status == 429 or status >= 500)
+        self.status = status
+        self.errcode = errcode
+        self.message = message
+
+
+class RemoteProtocolError(RemoteError):
+    """The other server answered what the specification does not let it."""
+
+    def __init__(self, server: str, message: str) -> None:
+        super().__init__(server, message, temporary=False)
+
+
 class InternalFault(HomeserverError):
     """Our own trouble; `temporary` says whether trying again may help."""
 
