@@ -285,6 +285,25 @@ class UnableToAuthoriseJoin(BadRequest):
     errcode = "M_UNABLE_TO_AUTHORISE_JOIN"
 
 
+class UnableToGrantJoin(BadRequest):
+    """The user may join the restricted room, but nobody here can vouch for it: another server has to be asked."""
+
+    errcode = "M_UNABLE_TO_GRANT_JOIN"
+
+
+class IncompatibleRoomVersion(BadRequest):
+    """The other server does not know the version of the room, `room_version`; or this one does not."""
+
+    errcode = "M_INCOMPATIBLE_ROOM_VERSION"
+
+    def __init__(self, room_version: str, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message, detail=detail)
+        self.room_version = room_version
+
+    def body(self) -> dict[str, Any]:
+        return {**super().body(), "room_version": self.room_version}
+
+
 class InviteBlocked(NotAllowed):
     """The invitee does not accept invites."""
 
