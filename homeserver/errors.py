@@ -423,6 +423,20 @@ class LimitExceeded(MatrixError):
         return {"Retry-After": str(-(-self.retry_after_ms // 1000))}
 
 
+class UselessServers(MatrixError):
+    """Other servers had to be asked, and what they answered is of no use."""
+
+    status = 502
+    temporary = True
+
+
+class UnreachableServers(MatrixError):
+    """Other servers had to be asked, and none answered in time."""
+
+    status = 504
+    temporary = True
+
+
 # -- other servers, and ourselves ------------------------------------------------------------------------------------
 
 
