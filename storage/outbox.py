@@ -9,7 +9,7 @@ EDUs that must arrive are rows, written in the transaction of whatever they tell
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -84,12 +84,12 @@ class Missed:
 # -- events ----------------------------------------------------------------------------------------------------------
 
 
-def load_destinations_behind(tx: Transaction, sent: Mapping[str, int]) -> list[str]:
-    """Return the servers with a room that is newer than what they were `sent`; a server that is not named there: 0."""
+def load_newest_by_destination(tx: Transaction) -> list[tuple[str, int]]:
+    """Return every server that was ever to be sent an event, with the newest position of one."""
     query = select(destination_rooms.c.destination, func.max(destination_rooms.c.position)).group_by(
         destination_rooms.c.destination
     )
-    return [destination for destination, newest in tx.all(query) if newest > sent.get(destination, 0)]
+    return [(destination, newest) for destination, newest in tx.all(query)]
 
 
 def load_waiting_rooms(tx: Transaction, destination: str, after: int, limit: int) -> list[WaitingRoom]:
