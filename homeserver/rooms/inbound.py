@@ -79,11 +79,18 @@ class Inbound:
 
         They are of that room, and have the format of that version. Never raises for what an event has in it.
         """
+        return await self.verify(await self.read(version, room_id, pdus))
+
+    async def read(self, version: RoomVersion, room_id: RoomID, pdus: Sequence[PDU]) -> list[Received | Refused]:
+        """Do the first half of `check`, all but the signatures: nobody knows yet whose events these are."""
         received = await self._each(pdus[:MAX_EVENTS], lambda pdu: _read(version, room_id, pdu))
+        received.extend(Refused("too many events at once") for _ in pdus[MAX_EVENTS:])
+        return received
+
+    async def verify(self, received: Sequence[Received | Refused]) -> list[CheckedEvent | Dropped]:
+        """Do the second half of `check`; what `read` left out stays left out."""
         keys = await self._keys_for(received)
-        checked = await self._each(received, lambda each: _check(each, keys))
-        checked.extend(Refused("too many events at once") for _ in pdus[MAX_EVENTS:])
-        return checked
+        return await self._each(received, lambda each: _check(each, keys))
 
     async def check_one(self, version: RoomVersion, room_id: RoomID, pdu: PDU) -> CheckedEvent:
         """Return the event; raise Dropped if it is left out."""
