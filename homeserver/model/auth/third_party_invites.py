@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
@@ -58,6 +58,11 @@ def check_third_party_invite(version: RoomVersion, event: Event, state: StateVie
         raise broken(version, "5.4.1.6", "the third-party invite was made by another user")
     if not _is_signed_by_any(signed, public_keys(invite)):
         raise broken(version, "5.4.1.8", "no key of the third-party invite has signed this")
+
+
+def keys_that_signed(signed: Mapping[str, Any], keys: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the keys, as they stand in the invite, that have signed the claim `signed`."""
+    return tuple(key for key in keys if _is_signed_by_any(signed, (key,)))
 
 
 def _is_signed_by_any(signed: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
