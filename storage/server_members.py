@@ -1,26 +1,48 @@
-"""Which servers' users are, or were, members of a room: what other servers' rights to read are decided by."""
+"""Which users of a server are, or were, members of a room: what the server's right to read is decided by."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from sqlalchemy import select
 
 from homeserver.model.ids import server_name_of
 
+from .interning import find_key_nids
+from .tables.accounts import accounts
 from .tables.identity import user_ids
 from .tables.rooms import memberships
-from .transaction import Transaction
+from .transaction import Transaction, chunks
 
 
-def has_joined_user(tx: Transaction, room_nid: int, server_name: str) -> bool:
-    """Tell whether a user of this server is joined to the room now."""
+class ServerMember(NamedTuple):
+    """The place of a user's member event in states of the room, and which one is it now."""
+
+    key_nid: int
+    event_nid: int
+    membership: str
+
+
+def members_of_server(tx: Transaction, room_nid: int, server_name: str) -> list[ServerMember]:
+    """Return all users of a server who ever had a membership in the room, who is joined first.
+
+    LIMIT: goes through all memberships of the room; asked for only where the history is not for all members.
+    """
     query = (
-        select(user_ids.c.user_id)
+        select(user_ids.c.user_id, memberships.c.event_nid, memberships.c.membership)
         .join(memberships, memberships.c.user_nid == user_ids.c.user_nid)
-        .where(
-            memberships.c.room_nid == room_nid,
-            memberships.c.membership == "join",
-            user_ids.c.user_id.endswith(f":{server_name}", autoescape=True),
-        )
+        .where(memberships.c.room_nid == room_nid, user_ids.c.user_id.endswith(f":{server_name}", autoescape=True))
     )
     # Compared exactly: the database may not care for case, and `8448` is the end of every name with that port.
-    return any(server_name_of(row[0]) == server_name for row in tx.all(query))
+    found = {row[0]: (row[1], row[2]) for row in tx.all(query) if server_name_of(row[0]) == server_name}
+    keys = find_key_nids(tx, [("m.room.member", user_id) for user_id in found])
+    members = [ServerMember(key_nid, *found[key[1]]) for key, key_nid in keys.items()]
+    members.sort(key=lambda member: member.membership != "join")
+    return members
+
+
+def erased_among(tx: Transaction, user_nids: Iterable[int]) -> set[int]:
+    """Return which of these users asked to be erased."""
+    query = select(accounts.c.user_nid).where(accounts.c.is_erased.is_(True))
+    return {row[0] for part in chunks(set(user_nids)) for row in tx.all(query.where(accounts.c.user_nid.in_(part)))}

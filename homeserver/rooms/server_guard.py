@@ -18,7 +18,6 @@ from typing import Final
 from homeserver.errors import NotAllowed, NotFound
 from homeserver.model.acl import ServerACL
 from homeserver.model.ids import RoomID
-from storage.server_members import has_joined_user
 from storage.store import Store
 
 from .door import RoomDoor
@@ -46,7 +45,7 @@ class ServerGuard:
             tip = await self._door.tip(room_id)
         except NotFound as fault:
             raise NotFound(ROOM_NOT_FOUND) from fault
-        if not await self._is_joined(tip, self._server_name):
+        if self._server_name not in tip.servers:
             raise NotFound(ROOM_NOT_FOUND)
         # Spec: "Server Access Control Lists (ACLs)": "MUST reply with a 403 HTTP status code".
         if not (await self._acl(room_id)).allows(server):
@@ -62,7 +61,7 @@ class ServerGuard:
             tip = await self.admit(room_id, server)
         except NotFound as fault:
             raise NotAllowed(NOT_IN_ROOM) from fault
-        if not await self._is_joined(tip, server):
+        if server not in tip.servers:
             raise NotAllowed(NOT_IN_ROOM)
         return tip
 
@@ -76,6 +75,3 @@ class ServerGuard:
     async def _acl(self, room_id: RoomID) -> ServerACL:
         stored = await self._door.state_event(room_id, "m.room.server_acl")
         return ServerACL.from_event(stored.event if stored is not None else None)
-
-    async def _is_joined(self, tip: RoomTip, server: str) -> bool:
-        return await self._store.database.read(lambda tx: has_joined_user(tx, tip.room_nid, server))
