@@ -96,7 +96,7 @@ class RemoteInvites:
         *,
         may_invite: InvitePolicy,
     ) -> None:
-        """`may_invite` raises NotFound for a user whom there is not (any more), InviteBlocked for one who is not asked."""
+        """`may_invite` raises NotFound where there is no such user (any more), InviteBlocked where it takes none."""
         self._door = door
         self._guard = guard
         self._inbound = inbound

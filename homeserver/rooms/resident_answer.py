@@ -79,13 +79,13 @@ async def write_join_answer(
     after = await store.states.get(join.state_group)
     naming = await store.interner.find_keys(_NAMING)
     is_named = any(key_nid in after for key_nid in naming.values())
-    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(MAX_IN_MEMORY))
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(MAX_IN_MEMORY))  # noqa: SIM115
 
     def write(tx: Transaction) -> int:
         # It may run more than once.
         file.seek(0)
         file.truncate()
-        state: Collection[int] = {nid for key_nid, nid in after.items() if key_nid != join.key_nid}
+        state = {nid for key_nid, nid in after.items() if key_nid != join.key_nid}
         if join.replaces_nid is not None:
             state.add(join.replaces_nid)
         said: dict[str, object] = {"origin": server_name}
