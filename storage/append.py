@@ -17,6 +17,9 @@ from homeserver.model.judgement import Judged
 
 from . import auth_index
 from .auth_index import NewAuthEvent
+from .gaps import NewGap, add_gaps
+from .partial_rooms import NewPartialRoom, add_partial_room
+from .room_servers import add_destinations, add_servers
 from .state_groups import NewGroup
 from .tables import rooms as t
 from .transaction import Transaction
@@ -110,6 +113,14 @@ class Append:
     # A redaction that was stored before this event, which it redacts, and was shown to nobody meanwhile.
     wakes_nid: int | None = None
     transaction: TransactionRow | None = None
+    # The servers that it has to be sent to.
+    destinations: tuple[str, ...] = ()
+    # What the event builds on is not all here.
+    gap: NewGap | None = None
+    # The room is joined by this, and members of it are not known yet.
+    partial: NewPartialRoom | None = None
+    # By how much the number of joined users of each server changes.
+    servers: tuple[tuple[str, int], ...] = ()
     failed: bool = False
     rank = 1
 
@@ -224,6 +235,12 @@ def _write(tx: Transaction, jobs: Sequence[Append]) -> None:
     )
     _write_memberships(tx, [job for job in jobs if job.memberships])
     _write_stats(tx, [job for job in jobs if job.stats or job.joined_delta or job.invited_delta])
+    _write_servers(tx, jobs)
+    gaps = [(job.room_nid, job.nid, job.position, job.gap) for job in jobs if job.gap and job.position is not None]
+    add_gaps(tx, gaps)
+    for job in jobs:
+        if job.partial is not None:
+            add_partial_room(tx, job.room_nid, job.nid, job.received_ts, job.partial)
     tx.insert_many(
         t.relations,
         ("event_nid", "room_nid", "target_id", "rel_type", "aggregation_key", "type", "sender_nid", "position"),
@@ -320,6 +337,23 @@ def _write_memberships(tx: Transaction, jobs: Sequence[Append]) -> None:
         update=("membership", "event_nid", "position", "sender_nid", "is_local", "is_forgotten"),
     )
     tx.insert_many(t.membership_changes, ("user_nid", "position", "room_nid", "event_nid", "membership"), changes)
+
+
+def _write_servers(tx: Transaction, jobs: Sequence[Append]) -> None:
+    deltas: dict[tuple[int, str], int] = {}
+    for job in jobs:
+        for server, delta in job.servers:
+            deltas[job.room_nid, server] = deltas.get((job.room_nid, server), 0) + delta
+    add_servers(tx, deltas)
+    add_destinations(
+        tx,
+        (
+            (destination, job.room_nid, job.position)
+            for job in jobs
+            if job.destinations and job.position is not None
+            for destination in job.destinations
+        ),
+    )
 
 
 def _write_stats(tx: Transaction, jobs: Sequence[Append]) -> None:

@@ -38,6 +38,7 @@ class Sequence:
         self._watch = watch
         self._next = 1
         self._reserved_until = 1
+        self._wanted = 1
         self._is_reserving = False
 
     async def start(self) -> None:
@@ -51,9 +52,15 @@ class Sequence:
         """The number handed out last."""
         return self._next - 1
 
-    def next(self) -> int:
-        """Hand out the next number."""
-        number = self._next
+    async def make_room(self, leap: int) -> None:
+        """See to it that `next(leap)` can be called."""
+        until = self._next + leap + 2 * BLOCK
+        if until > self._reserved_until + BLOCK:
+            await self._reserve_until(until)
+
+    def next(self, leap: int = 0) -> int:
+        """Hand out the next number, or the one `leap` numbers behind it: those between are given to nobody."""
+        number = self._next + leap
         if number >= self._reserved_until:
             raise StorageUnavailable(f"no numbers left in the sequence {self._name}: the database does not take writes")
         self._next = number + 1
@@ -63,12 +70,16 @@ class Sequence:
         return number
 
     async def _reserve(self) -> None:
-        until = self._next + BLOCK
         try:
-            await self._database.write(lambda tx: self._write(tx, until))
-            self._reserved_until = until
+            await self._reserve_until(self._next + BLOCK)
         finally:
             self._is_reserving = False
+
+    async def _reserve_until(self, until: int) -> None:
+        # Of two that are written at once, the later must not take back what the earlier has reserved.
+        self._wanted = max(self._wanted, until)
+        await self._database.write(lambda tx: self._write(tx, self._wanted))
+        self._reserved_until = max(self._reserved_until, until)
 
     def _read(self, tx: Transaction) -> int:
         found = tx.scalar(select(sequences.c.reserved_until).where(sequences.c.name == self._name))
@@ -96,9 +107,17 @@ class Positions:
         """The highest position such that it and all lower ones are finished."""
         return self._watermark
 
-    def allocate(self) -> Position:
-        """Hand out the next position; `finish` or `abandon` must be called on it, whatever happens."""
-        position = _Open(self._sequence.next(), self._advance)
+    async def make_room(self, leap: int) -> None:
+        """See to it that `allocate(leap)` can be called."""
+        await self._sequence.make_room(leap)
+
+    def allocate(self, leap: int = 0) -> Position:
+        """Hand out the next position; `finish` or `abandon` must be called on it, whatever happens.
+
+        `leap` positions before it stay free, for what is put there later.
+        """
+        number = self._sequence.next(leap) if leap else self._sequence.next()
+        position = _Open(number, self._advance)
         self._open.append(position)
         return position
 

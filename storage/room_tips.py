@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import select
 
+from .room_servers import load_servers
 from .state_groups import Chain, load_chain
 from .tables.rooms import room_stats, room_tips, rooms
 from .transaction import Transaction
@@ -24,6 +25,10 @@ class StoredTip:
     position: int
     chain: Chain
     joined_members: int
+    # How many joined users each server has in the room.
+    servers: dict[str, int]
+    # Whether the room was joined and its members are not all known yet.
+    is_partial: bool
 
 
 def load_tip(tx: Transaction, room_id: str) -> StoredTip | None:
@@ -46,4 +51,6 @@ def load_tip(tx: Transaction, room_id: str) -> StoredTip | None:
     if row is None:
         return None
     chain = load_chain(tx, row[4])
-    return StoredTip(row[0], row[1], tuple(orjson.loads(row[2])), row[3], row[4], row[5], chain, row[6])
+    servers, is_partial = load_servers(tx, row[0])
+    extremities = tuple(orjson.loads(row[2]))
+    return StoredTip(row[0], row[1], extremities, row[3], row[4], row[5], chain, row[6], servers, is_partial)

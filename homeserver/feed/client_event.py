@@ -116,3 +116,18 @@ def _encode_tail(stored: StoredEvent) -> bytes:
 
 def _member(name: str, value: Any) -> bytes:
     return b"," + orjson.dumps(name) + b":" + dump_shown(value)
+
+
+def render_told(raw: bytes | None) -> list[bytes]:
+    """Return stripped state events that another server has told (a JSON list), each as clients are shown it.
+
+    It was looked at when it came; what is no event nevertheless is left out.
+    """
+    shown: list[bytes] = []
+    for told in orjson.loads(raw) if raw is not None else ():
+        if not isinstance(told, dict) or not isinstance(told.get("content"), dict):
+            continue
+        stripped = {name: told.get(name) for name in ("type", "state_key", "sender")}
+        if all(isinstance(value, str) for value in stripped.values()):
+            shown.append(orjson.dumps({**stripped, "content": told["content"]}))
+    return shown

@@ -75,6 +75,8 @@ class Publication:
     # The events it redacted: their new forms where they are in memory, and all their numbers.
     redacted: tuple[StoredEvent, ...] = ()
     redacted_nids: tuple[int, ...] = ()
+    # The servers that the event has to be sent to.
+    destinations: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -239,6 +241,36 @@ class Feed:
                 self._drop_user(user)
             if loading is not None:
                 loading.change()
+
+    def forget_before(self, room_id: RoomID, position: int) -> None:
+        """Events have come into the room's past, before the one at `position`: read what is older from the database."""
+        room = self._rooms.get(room_id)
+        if room is None or room.floor >= position - 1:
+            return
+        while room.recent and (room.recent[0].position or 0) < position:
+            room.recent.popleft()
+        room.floor = position - 1
+
+    def change_member(self, room_id: RoomID, room_nid: int, member: MemberChange, position: int) -> None:
+        """A user's membership changed in a room of which this server has no graph."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            # Not kept: nobody is in it.
+            room = RoomFeed(room_id, room_nid, position)
+        self._change_member(room, member, position)
+
+    def renew_room(self, room_id: RoomID, position: int) -> None:
+        """The members of a room have become known: whoever is in it is told of the room as if just joined."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            return
+        room.joined_members = room.summary = None
+        room.summary_changed = position
+        for user in room.listeners:
+            place = user.rooms.get(room_id)
+            if place is not None and place.membership == "join":
+                place.since = position
+            self._touch(user, room_id, position)
 
     def touch_room(self, room_id: RoomID, position: int) -> None:
         """Something other than an event changed in a room: wake its listeners."""

@@ -24,12 +24,13 @@ from homeserver.model.ids import RoomID, UserID
 from homeserver.model.tokens import PaginationToken, StreamToken
 from homeserver.runtime.clock import Clock
 from storage.events import StoredEvent
+from storage.outside import load_stripped
 from storage.store import Store
 from storage.tables.rooms import membership_changes, room_tips
 from storage.tables.user_state import account_data, receipts
 from storage.transaction import Transaction, chunks
 
-from .client_event import client_dict, render, render_stripped
+from .client_event import client_dict, render, render_stripped, render_told
 from .feed import Feed, UserFeed, UserRoom
 from .streams.protocol import RoomStream, StreamItem, UserStream
 from .summary import MemberFacts, member_facts
@@ -593,7 +594,16 @@ class Sync:
             member = (await self._store.events.get([place.nid])).get(place.nid)
             if member is None or member.event.sender in ignored:
                 continue
-            state = await self._store.states.get(member.room_group or 0)
+            name = b"invite_state" if place.membership == "invite" else b"knock_state"
+            if member.room_group is None:
+                # A room that this server is not in: what came with the invite is all that is known of it.
+                told = await self._store.database.read(
+                    lambda tx, nid=place.room_nid: load_stripped(tx, user.user_nid, [nid])  # type: ignore[misc]
+                )
+                events = [*render_told(told.get(place.room_nid)), render_stripped(member)]
+                result.append(orjson.dumps(place.room_id) + b':{"' + name + b'":' + _joined(events) + b"}")
+                continue
+            state = await self._store.states.get(member.room_group)
             keys = [*_STRIPPED, ("m.room.member", str(member.event.sender))]
             key_nids = await interner.find_keys(keys)
             nids = [nid for key in keys if key in key_nids and (nid := state.get(key_nids[key])) is not None]
@@ -601,7 +611,6 @@ class Sync:
             found = await self._store.events.get(nids)
             events = [render_stripped(found[nid]) for nid in nids if nid in found]
             events.append(render_stripped(member))
-            name = b"invite_state" if place.membership == "invite" else b"knock_state"
             result.append(orjson.dumps(place.room_id) + b':{"' + name + b'":' + _joined(events) + b"}")
         return result
 

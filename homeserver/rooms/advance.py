@@ -14,7 +14,7 @@ from homeserver.errors import BadJson
 from homeserver.feed.feed import MemberChange
 from homeserver.model.event import Event
 from homeserver.model.event_json import dump_event
-from homeserver.model.ids import UserID
+from homeserver.model.ids import UserID, server_name_of
 from homeserver.model.judgement import Judged
 from homeserver.model.room_versions import RoomVersion
 from storage.append import Append, MembershipRow, TipRow
@@ -26,7 +26,7 @@ from storage.state_groups import NewGroup, StateNids, extend
 from storage.store import Store
 
 from .effects import RedactionPlan, relation_of, stats_of
-from .tip import Extremity, RoomTip, StatePoint
+from .tip import Extremity, RoomServers, RoomTip, StatePoint
 
 # Of what is not decided to the end.
 NO_POSITION: Final = Position(0, lambda: None)
@@ -49,6 +49,8 @@ class Prepared:
     is_renamed: bool = False
     # What was resolved on the way: the state groups, and the state that they make.
     resolved: tuple[tuple[frozenset[int], StatePoint], ...] = ()
+    # Whether it is from the room's past: it is no news, and nobody is woken.
+    is_history: bool = False
 
 
 class Advance:
@@ -164,8 +166,10 @@ class Advance:
             append.redacts_id = redaction.target_id
             append.redacted_nids = redaction.nids
             append.stats = dict(redaction.stats or _NO_STATS)
-        joined_members = tip.joined_members
+        joined_members, servers = tip.joined_members, tip.servers
+        append.destinations = destinations_of(tip.servers, event, self._server_name)
         if member is not None:
+            servers, append.servers = tip.servers.after((member,))
             append.memberships = (membership_row(member),)
             append.joined_delta, append.invited_delta = count_changes((member,))
             joined_members += append.joined_delta
@@ -182,6 +186,8 @@ class Advance:
             joined_members,
             nid,
             append,
+            servers,
+            tip.is_partial,
         )
         return Prepared(append, stored, after, position, (member,) if member else (), redaction, new_states)
 
@@ -198,6 +204,20 @@ class Advance:
             nid=nid,
             sender_nid=sender_nid,
         )
+
+
+def destinations_of(servers: RoomServers, event: Event, server_name: str) -> tuple[str, ...]:
+    """Return the servers that an event of this server has to be sent to: those in the room before it.
+
+    Who is kept out learns of that too: an invite that is withdrawn is known to the server of the invited user alone.
+    An invite itself comes to a server outside by a request of its own.
+    """
+    others = servers.without(server_name)
+    if event.type == "m.room.member" and event.membership in ("leave", "ban"):
+        target = server_name_of(event.state_key or "")
+        if target and target != server_name and target not in servers:
+            return (*others, target)
+    return others
 
 
 def membership_row(member: MemberChange) -> MembershipRow:

@@ -82,8 +82,10 @@ class Commit:
 
     def _publish(self, step: Prepared, answer: Deferred[StoredEvent]) -> None:
         self._tips.land(step.stored)
-        if step.stored.position is None:
-            # Nobody is shown it.
+        if step.stored.position is None or step.is_history:
+            # Nobody is shown it, or it is from before all that the feed has in memory.
+            for nid in step.redaction.nids if step.redaction is not None else ():
+                self._store.events.redact(step.after.version, nid, step.stored)
             answer.callback(step.stored)
             return
         try:
@@ -107,6 +109,7 @@ class Commit:
                     is_renamed=step.is_renamed,
                     redacted=tuple(redacted),
                     redacted_nids=step.redaction.nids if step.redaction is not None else (),
+                    destinations=step.append.destinations,
                 )
             )
         finally:

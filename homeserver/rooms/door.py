@@ -10,13 +10,13 @@ Spec: server-server API, "PDUs"; client-server API, "Sending events to a room".
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from homeserver.errors import AuthRuleBroken, BadJson, BadState, HomeserverError, StorageUnavailable
+from homeserver.errors import AuthRuleBroken, BadJson, BadState, HomeserverError, NotFound, StorageUnavailable
 from homeserver.feed.feed import Feed
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
@@ -33,6 +33,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from storage.append import TransactionRow
 from storage.events import LookAhead, StoredEvent, look_ahead
+from storage.gaps import GAP_POSITIONS, Gap, close_gaps, load_gaps, take_positions
 from storage.room_tips import load_tip
 from storage.store import Store
 
@@ -40,7 +41,9 @@ from .advance import Advance, Prepared
 from .commit import Commit, all_of
 from .effects import plan_redaction
 from .gather import CREATE_KEY, Tips
-from .receiving import Receiving
+from .outliers import KeptEvent, Outcome
+from .receiving import Placing, Receiving
+from .shared_rooms import SharedRooms
 from .surroundings import MissingEvents
 from .tip import Extremity, RoomTip, StateEvents
 
@@ -68,6 +71,10 @@ class RoomDoor:
         self._advance = Advance(store, identity.server_name)
         self._receiving = Receiving(store, self._tips, clock, identity.server_name)
         self._commit = Commit(store, feed, self._tips, on_failure=self._receiving.state_at.forget)
+        self._feed = feed
+        self._shared = SharedRooms(
+            store, feed, lanes, clock, self._tips, self._receiving, self._commit, identity.server_name
+        )
         self._last_create_ms = 0
 
     def add_gate(self, gate: EventGate) -> None:
@@ -142,25 +149,36 @@ class RoomDoor:
         await all_of(waiting)
         return new_id
 
-    async def receive(self, room_id: RoomID, checked: CheckedEvent) -> StoredEvent:
+    async def receive(self, room_id: RoomID, checked: CheckedEvent, *, relay: bool = False) -> StoredEvent:
         """Take in an event that another server made, at its place in the graph; return it as it is on disk.
 
         Whatever the verdict is: `StoredEvent.flags` tells. An event that is there already is returned as it was stored.
         Raises MissingEvents where events that it builds on or cites are not there, NotFound for an unknown room.
         """
-        taken = (await self.receive_all(room_id, [checked]))[0]
-        if isinstance(taken, Exception):
-            raise taken
-        return taken
+        return _only(await self.receive_all(room_id, [checked], relay=relay))
 
     async def receive_all(
-        self, room_id: RoomID, events: Sequence[CheckedEvent]
+        self,
+        room_id: RoomID,
+        events: Sequence[CheckedEvent],
+        *,
+        relay: bool = False,
+        soft_fail: Collection[EventID] = (),
     ) -> list[StoredEvent | MissingEvents | HomeserverError]:
         """Take in events of one room in this order; return what became of each, once all are on disk.
 
-        One that cannot be taken in does not keep the others from it. Raises NotFound for an unknown room.
+        One that cannot be taken in does not keep the others from it. `relay`: this server sends them on to the others
+        in the room. `soft_fail` are those that are not shown whatever the rules say. Raises NotFound for an unknown
+        room.
         """
-        return await self._take_in(room_id, events, self._receiving.prepare)
+        if not relay and not soft_fail:
+            return await self._take_in(room_id, events, self._receiving.prepare)
+
+        def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Awaitable[Prepared | StoredEvent]:
+            placing = Placing(is_relayed=relay, is_unwanted=checked.event.event_id in soft_fail)
+            return self._receiving.prepare(tip, checked, ahead, placing)
+
+        return await self._take_in(room_id, events, prepare)
 
     async def receive_create(self, version: RoomVersion, checked: CheckedEvent) -> RoomID:
         """Begin a room with the create event that another server made; raises AuthRuleBroken for one that is none."""
@@ -181,10 +199,115 @@ class RoomDoor:
 
     async def receive_outlier(self, room_id: RoomID, checked: CheckedEvent) -> StoredEvent:
         """Keep an event whose place in the graph is not known, so that others can cite it; raises as `receive`."""
-        taken = (await self._take_in(room_id, [checked], self._receiving.prepare_outlier))[0]
-        if isinstance(taken, Exception):
-            raise taken
-        return taken
+        return _only(await self._take_in(room_id, [checked], self._receiving.prepare_outlier))
+
+    async def receive_outliers(self, room_id: RoomID, events: Sequence[CheckedEvent]) -> dict[EventID, Outcome]:
+        """Keep many such events, in any order; return what became of each: KeptEvent, MissingEvents or an error."""
+        return await self._shared.keep(room_id, events)
+
+    async def receive_after_gap(
+        self, room_id: RoomID, checked: CheckedEvent, state_ids: Collection[EventID], *, soft_fail: bool = False
+    ) -> StoredEvent:
+        """Take in an event some of whose prev events are not here; `state_ids` is the whole state before it.
+
+        All of that state has to be stored, outliers do: else MissingEvents is raised. What is missing is remembered as
+        a gap, and positions below the event are kept free for it.
+        """
+        await self._store.positions.make_room(GAP_POSITIONS)
+
+        async def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
+            before = await self._receiving.given_state(tip, state_ids)
+            return await self._receiving.prepare(tip, checked, ahead, Placing(before=before, is_unwanted=soft_fail))
+
+        return _only(await self._take_in(room_id, [checked], prepare))
+
+    async def receive_history(
+        self,
+        room_id: RoomID,
+        below: EventID,
+        events: Sequence[CheckedEvent],
+        states: Mapping[EventID, Collection[EventID]],
+    ) -> list[StoredEvent | MissingEvents | HomeserverError]:
+        """Take in events of the room's past, oldest first, that fill the gap before the event `below`.
+
+        `states` has the whole state before those whose prev events are not all here. Nobody is woken, and the room's
+        present stays as it is. Raises NotFound where there is no gap, or no place left in it.
+        """
+        tip = await self.tip(room_id)
+        edge = await self._store.events.get_by_id(tip.room_nid, below)
+        position = edge.position if edge is not None else None
+        if position is None or not events:
+            raise NotFound("there is no gap before this event")
+        room_nid, count = tip.room_nid, len(events)
+        taken = await self._store.database.write(lambda tx: take_positions(tx, room_nid, position, count))
+        if taken is None:
+            raise NotFound("there is no place left before this event")
+        highest, top = taken
+        places = {checked.event.event_id: highest - (count - 1 - index) for index, checked in enumerate(events)}
+
+        async def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
+            event_id = checked.event.event_id
+            before = None
+            if event_id in states:
+                before = await self._receiving.given_state(tip, states[event_id])
+            placing = Placing(before=before, position=places[event_id])
+            return await self._receiving.prepare(tip, checked, ahead, placing)
+
+        outcomes = await self._take_in(room_id, events, prepare)
+        here = [each.event_id for each in outcomes if isinstance(each, StoredEvent)]
+        await self._store.database.write(lambda tx: close_gaps(tx, room_nid, here))
+        self._feed.forget_before(room_id, top)
+        return outcomes
+
+    async def gaps_before(self, room_id: RoomID, position: int | None, limit: int) -> list[Gap]:
+        """Return the newest edges of gaps in the room's history at positions up to `position`, newest first."""
+        room_nid = (await self.tip(room_id)).room_nid
+        return await self._store.database.read(lambda tx: load_gaps(tx, room_nid, position, limit))
+
+    async def receive_join(
+        self,
+        version: RoomVersion,
+        join: CheckedEvent,
+        state: Sequence[CheckedEvent],
+        auth_chain: Sequence[CheckedEvent],
+        *,
+        via: str,
+        servers: Sequence[str],
+        is_partial: bool,
+    ) -> StoredEvent:
+        """Begin to share a room that this server was not in: store the state before the join, then the join.
+
+        `is_partial`: members are missing in `state`; the room is partial until `complete_state`, and `servers` are all
+        that are in it. For a room of which there is a graph here already, `state` has to be whole; it is a gap then.
+        Raises AuthRuleBroken where that state does not let the user in, BadState for one without a create event.
+        """
+        room_id = join.event.room_id
+        if await self._is_known(room_id):
+            if is_partial:
+                raise BadState("the room is here already: its whole state is needed")
+            outcomes = await self.receive_outliers(room_id, [*auth_chain, *state])
+            kept = [each for each in state if isinstance(outcomes[each.event.event_id], KeptEvent)]
+            stored = await self.receive_after_gap(room_id, join, [each.event.event_id for each in kept])
+            if stored.position is None:
+                raise AuthRuleBroken("join", "the room does not let the user in")
+            return stored
+        return await self._shared.join(
+            version, join, state, auth_chain, via=via, servers=servers, is_partial=is_partial
+        )
+
+    async def complete_state(self, room_id: RoomID, state: Sequence[CheckedEvent], *, is_last: bool = True) -> None:
+        """Take in a slice of the state that a partial room lacks; with the last, the room is complete.
+
+        The slices may come in any order, and again after a restart.
+        """
+        await self._shared.complete(room_id, state, is_last=is_last)
+
+    async def _is_known(self, room_id: RoomID) -> bool:
+        try:
+            await self.tip(room_id)
+        except NotFound:
+            return False
+        return True
 
     async def _take_in(
         self,
@@ -382,6 +505,12 @@ class RoomDoor:
             now_ms=now_ms,
         )
         return judge_local(version, event, {}, event), now_ms
+
+
+def _only(taken: Sequence[StoredEvent | MissingEvents | HomeserverError]) -> StoredEvent:
+    if isinstance(taken[0], Exception):
+        raise taken[0]
+    return taken[0]
 
 
 def _unstored(failure: Failure) -> HomeserverError:

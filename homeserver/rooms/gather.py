@@ -20,7 +20,7 @@ from storage.room_tips import load_tip
 from storage.state_groups import state_of
 from storage.store import Store
 
-from .tip import Extremity, RoomTip, StateEvents
+from .tip import Extremity, RoomServers, RoomTip, StateEvents
 
 # LIMIT: rooms whose tips are kept in memory, and the entries of the states in them; who sent least lately goes first.
 MAX_TIPS: Final = 5_000
@@ -179,6 +179,8 @@ class Tips:
             state=state,
             joined_members=found.joined_members,
             position=found.position,
+            servers=RoomServers(found.servers),
+            is_partial=found.is_partial,
         )
         self.keep(tip)
         return tip

@@ -17,24 +17,26 @@ resolution" and "Handling redactions".
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from homeserver.errors import StorageUnavailable
+from homeserver.errors import BadState, StorageUnavailable
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.event import Event, StateKey
-from homeserver.model.ids import EventID
+from homeserver.model.ids import EventID, server_name_of
 from homeserver.model.judgement import Judged, Verdict, judge_outlier, judge_remote
 from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.runtime.clock import Clock
 from storage.append import Append, TipRow
 from storage.auth_index import NewAuthEvent
 from storage.events import Flag, LookAhead, StoredEvent, set_replaced
+from storage.gaps import GAP_POSITIONS, NewGap
+from storage.outliers import find_events
 from storage.state_groups import NewGroup, StateNids, extend
 from storage.store import Store
 
-from .advance import NO_POSITION, Prepared, count_changes, encode_event, membership_row, stored_event
+from .advance import NO_POSITION, Prepared, count_changes, destinations_of, encode_event, membership_row, stored_event
 from .effects import (
     RedactionPlan,
     as_redacted,
@@ -54,6 +56,25 @@ logger = logging.getLogger(__name__)
 _NOWHERE: Final = StatePoint(0, (), StateNids())
 
 
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """What is particular about an event that comes in.
+
+    - `is_relayed`: this server passes it on to the other servers of the room.
+    - `is_unwanted`: it is soft-failed, whatever the rules say.
+    - `before`: the state before it, where what it builds on may not be here.
+    - `position`: its place, for an event of the room's past; it ends nothing and is no news.
+    """
+
+    is_relayed: bool = False
+    is_unwanted: bool = False
+    before: StatePoint | None = None
+    position: int | None = None
+
+
+PLAINLY: Final = Placing()
+
+
 class Receiving:
     """Makes appends of events that others made; used in the room's lane."""
 
@@ -61,12 +82,15 @@ class Receiving:
         self._store = store
         self._tips = tips
         self._clock = clock
+        self._server_name = server_name
         self._surroundings = Surroundings(store, tips)
         self._changes = RoomChanges(store, tips, server_name)
         self.look_ahead = self._surroundings.look_ahead
         self.state_at = StateAt(store)
 
-    async def prepare(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
+    async def prepare(
+        self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead, placing: Placing = PLAINLY
+    ) -> Prepared | StoredEvent:
         """Return the append of an event, or the stored event where it has its place already.
 
         Raises MissingEvents where the graph around it is not there.
@@ -79,10 +103,38 @@ class Receiving:
             # The first event of an ID is the one that counts (room versions 1 and 2 do not tie it to the content).
             event = known.event
             checked = trust_own(event)
-        prev, auth = await self._surroundings.around(tip, event)
-        before = await self._state_before(tip, prev)
-        judged = await self._judge(tip, checked, before, auth, known)
-        return await self._place(tip, judged, prev, auth, before, known, ahead)
+        prev, auth = await self._surroundings.around(tip, event, has_gap=placing.before is not None)
+        before = placing.before or await self._state_before(tip, prev)
+        judged = await self._judge(tip, checked, before, auth, known, is_history=placing.position is not None)
+        if placing.is_unwanted and judged.verdict is Verdict.ACCEPTED:
+            judged = Judged(event, Verdict.SOFT_FAILED, "it is not wanted here")
+        return await self._place(tip, judged, prev, auth, before, known, ahead, placing)
+
+    async def given_state(self, tip: RoomTip, state_ids: Collection[EventID]) -> StatePoint:
+        """Return the state that consists of these events, as a new group; raise MissingEvents where some are not here.
+
+        What was rejected here is left out, as is what is no state.
+        """
+        # What is being written cannot be read yet.
+        await self._tips.drained(tip.room_id)
+        found = await self._store.database.read(lambda tx: find_events(tx, state_ids))
+        here = {event_id: each for event_id, each in found.items() if each.room_nid == tip.room_nid}
+        require(frozenset(), frozenset(state_ids) - here.keys())
+        entries = {
+            each.key_nid: each.nid
+            for each in sorted(here.values(), key=lambda each: each.nid)
+            if each.key_nid is not None and not each.flags & Flag.REJECTED
+        }
+        if tip.create.key_nid is None or entries.get(tip.create.key_nid) != tip.create.nid:
+            raise BadState("the state has not the room's create event")
+        change = {key: nid for key, nid in entries.items() if tip.state.get(key) != nid}
+        change.update((key, 0) for key in tip.state if key not in entries)
+        number = self._store.numbers.next()
+        group, chain = extend(tip.chain, tip.room_nid, number, change, is_side=True)
+        state = tip.state
+        for key, nid in change.items():
+            state = state.insert(key, nid) if nid else state.discard(key)
+        return StatePoint(number, chain, state, group)
 
     async def prepare_outlier(self, tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
         """Return the append of an event that has no place yet, or the stored event where it is there already."""
@@ -141,6 +193,8 @@ class Receiving:
         before: StatePoint,
         auth: dict[EventID, StoredEvent],
         known: StoredEvent | None,
+        *,
+        is_history: bool,
     ) -> Judged:
         event = checked.event
         if known is not None and known.is_rejected:
@@ -151,14 +205,16 @@ class Receiving:
             return Judged(event, Verdict.REJECTED, "it builds on nothing, or on what does")
         keys = _needed(tip, event)
         at_place = await self._tips.events_of(before.state, keys)
-        now = at_place if before.state_group == tip.state_group else await self._tips.events_of(tip.state, keys)
+        now = at_place
+        if before.state_group != tip.state_group and not is_history:
+            now = await self._tips.events_of(tip.state, keys)
         judged = judge_remote(
             tip.version,
             checked,
             auth_events=[auth[event_id].event for event_id in event.auth_event_ids],
             rejected_ids=_rejected(auth.values()),
             state_before={key: stored.event for key, stored in at_place.items()},
-            current_state={key: stored.event for key, stored in now.items()},
+            current_state=None if is_history else {key: stored.event for key, stored in now.items()},
             create=tip.create.event,
         )
         if judged.verdict is not Verdict.ACCEPTED:
@@ -182,7 +238,8 @@ class Receiving:
         """Return the append of an event of this server that builds on some of the ends of the graph."""
         before = await self.state_of(tip, ends)
         prev = list((await self._tips.load(end.nid for end in ends)).values())
-        prepared = await self._place(tip, judged, prev, auth, before, None, LookAhead({}, {}))
+        prepared = await self._place(tip, judged, prev, auth, before, None, LookAhead({}, {}), PLAINLY)
+        prepared.append.destinations = destinations_of(tip.servers, judged.event, self._server_name)
         if redaction is not None:
             prepared.redaction = redaction
         return prepared
@@ -196,6 +253,7 @@ class Receiving:
         before: StatePoint,
         known: StoredEvent | None,
         ahead: LookAhead,
+        placing: Placing,
     ) -> Prepared:
         event, interner = judged.event, self._store.interner
         is_accepted = judged.verdict is Verdict.ACCEPTED
@@ -249,13 +307,20 @@ class Receiving:
         )
         prepared = Prepared(append, stored, replace(tip, last=append), NO_POSITION, (), redaction)
         groups = frozenset(each.state_group for each in prev if each.state_group is not None)
-        prepared.resolved = ((groups, before),) if groups else ()
+        prepared.resolved = ((groups, before),) if groups and placing.before is None else ()
         if redaction is not None:
             append.redacts_id = redaction.target_id
             append.redacted_nids = redaction.nids
             append.stats = dict(redaction.stats or {})
-        if is_accepted:
+        have = {each.event_id for each in prev}
+        missing = tuple(event_id for event_id in event.prev_event_ids if event_id not in have)
+        is_history = prepared.is_history = placing.position is not None
+        if is_accepted and not is_history:
             made.extend(await self._advance(tip, prepared, prev, after, auth))
+            if placing.is_relayed:
+                sender = server_name_of(event.sender)
+                others = destinations_of(tip.servers, event, self._server_name)
+                append.destinations = tuple(server for server in others if server != sender)
         kept = _referred(made, append)
         append.new_groups = tuple(kept.values())
         prepared.new_states = tuple((point.state_group, point.state) for point in made if point.state_group in kept)
@@ -264,11 +329,15 @@ class Receiving:
             for groups, point in prepared.resolved
             if point.new_group is None or point.state_group in kept
         )
+        leap = GAP_POSITIONS if missing and is_accepted and not is_history else 0
         # From here on nothing may fail: a position that is not finished stops the stream.
-        prepared.position = self._store.positions.allocate()
+        prepared.position = self._store.positions.allocate(leap)
         if is_accepted:
-            stored.position = append.position = prepared.position.number
-            prepared.after = replace(prepared.after, position=stored.position)
+            stored.position = append.position = prepared.position.number if not is_history else placing.position
+            if not is_history:
+                prepared.after = replace(prepared.after, position=prepared.position.number)
+            if missing:
+                append.gap = NewGap(missing, prepared.position.number - leap if leap else None)
         return prepared
 
     async def _advance(
@@ -304,6 +373,7 @@ class Receiving:
         append.memberships = tuple(membership_row(member) for member in change.members)
         append.joined_delta, append.invited_delta = count_changes(change.members)
         append.stats = {**append.stats, **(change.stats or {})}
+        servers, append.servers = tip.servers.after(change.members)
         prepared.members = change.members
         prepared.is_renamed = change.is_renamed
         prepared.after = RoomTip(
@@ -319,6 +389,8 @@ class Receiving:
             tip.joined_members + append.joined_delta,
             0,
             append,
+            servers,
+            tip.is_partial,
         )
         return made
 

@@ -90,10 +90,12 @@ class Surroundings:
                 found[stored.event_id] = stored
         return found
 
-    async def around(self, tip: RoomTip, event: Event) -> tuple[list[StoredEvent], dict[EventID, StoredEvent]]:
+    async def around(
+        self, tip: RoomTip, event: Event, *, has_gap: bool = False
+    ) -> tuple[list[StoredEvent], dict[EventID, StoredEvent]]:
         """Return what the event builds on, and by ID what it cites; raise MissingEvents where some of it is not there.
 
-        An outlier is nothing to build on: its place is not known.
+        An outlier is nothing to build on: its place is not known. With `has_gap`, what it builds on may be missing.
         """
         found = await self.find(tip, {*event.prev_event_ids, *event.auth_event_ids})
         prev = [
@@ -103,7 +105,8 @@ class Surroundings:
         ]
         have = {stored.event_id for stored in prev}
         auth = {event_id: found[event_id] for event_id in event.auth_event_ids if event_id in found}
-        require(frozenset(event.prev_event_ids) - have, frozenset(event.auth_event_ids) - auth.keys())
+        missing_prev = frozenset[EventID]() if has_gap else frozenset(event.prev_event_ids) - have
+        require(missing_prev, frozenset(event.auth_event_ids) - auth.keys())
         return prev, auth
 
     async def consumed(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> frozenset[int]:

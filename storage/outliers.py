@@ -1,0 +1,117 @@
+"""Writing outliers: events that are kept to be cited, many at once, and finding the events of a given state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from homeserver.model.event import Event
+from homeserver.model.ids import EventID
+
+from . import auth_index
+from .auth_index import NewAuthEvent
+from .events import Flag
+from .tables.rooms import events, room_stats, rooms
+from .transaction import Transaction, chunks
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutlier:
+    """An event to be stored that has no place in the graph."""
+
+    nid: int
+    event: Event
+    key_nid: int | None
+    sender_nid: int
+    flags: int
+    encoded: bytes
+    auth: NewAuthEvent | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEvent:
+    """What is known of a stored event before it is read."""
+
+    nid: int
+    room_nid: int
+    key_nid: int | None
+    sender_nid: int
+    flags: int
+    is_placed: bool
+
+
+_COLUMNS = (
+    "event_nid",
+    "event_id",
+    "room_nid",
+    "depth",
+    "type",
+    "key_nid",
+    "sender_nid",
+    "origin_server_ts",
+    "received_ts",
+    "flags",
+    "json",
+)
+
+
+def store_outliers(tx: Transaction, room_nid: int, received_ts: int, new: Sequence[NewOutlier]) -> None:
+    """Store outliers of one room, those that are cited before those that cite them."""
+    rows = [
+        (
+            each.nid,
+            each.event.event_id,
+            room_nid,
+            each.event.depth,
+            each.event.type,
+            each.key_nid,
+            each.sender_nid,
+            each.event.origin_server_ts,
+            received_ts,
+            each.flags | Flag.OUTLIER,
+            each.encoded,
+        )
+        for each in new
+    ]
+    tx.insert_many(events, _COLUMNS, rows)
+    auth_index.add(tx, [each.auth for each in new if each.auth is not None])
+
+
+def find_events(tx: Transaction, event_ids: Iterable[EventID]) -> dict[EventID, FoundEvent]:
+    """Return those of these events that are stored, in whatever room: the caller looks at `room_nid`."""
+    found: dict[EventID, FoundEvent] = {}
+    query = select(
+        events.c.event_id,
+        events.c.event_nid,
+        events.c.room_nid,
+        events.c.key_nid,
+        events.c.sender_nid,
+        events.c.flags,
+        events.c.state_group,
+    )
+    for part in chunks(event_ids):
+        for row in tx.all(query.where(events.c.event_id.in_(part))):
+            found[EventID(row[0])] = FoundEvent(row[1], row[2], row[3], row[4], row[5], row[6] is not None)
+    return found
+
+
+def find_room(tx: Transaction, room_id: str) -> tuple[int, str] | None:
+    """Return the number and version of a room that is known by name, be this server in it or not."""
+    row = tx.first(select(rooms.c.room_nid, rooms.c.version).where(rooms.c.room_id == room_id))
+    return None if row is None else (row[0], row[1])
+
+
+def ensure_room(tx: Transaction, room_nid: int, room_id: str, version: str, now_ms: int) -> tuple[int, str]:
+    """Return the number and version of a room, which gets `room_nid` if it has none yet."""
+    found = find_room(tx, room_id)
+    if found is not None:
+        return found
+    tx.insert_many(
+        rooms,
+        ("room_nid", "room_id", "version", "is_published", "created_ts"),
+        [(room_nid, room_id, version, False, now_ms)],
+    )
+    tx.execute(room_stats.insert().values(room_nid=room_nid, is_federated=True, joined_members=0, invited_members=0))
+    return room_nid, version
