@@ -23,11 +23,11 @@ from typing import Final, TypeVar
 import orjson
 from twisted.internet.defer import Deferred, gatherResults
 
-from homeserver.errors import BadJson
+from homeserver.errors import BadIdentifier, BadJson
 from homeserver.model.canonical_json import parse_exactly
 from homeserver.model.event import MAX_PDU_BYTES
 from homeserver.model.event_format import room_id_of
-from homeserver.model.ids import EventID, RoomID
+from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.receipt_of_events import CheckedEvent, Dropped, Received, check_received, read_received
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.server_keys import MAX_TS, ServerKey, ServerKeys
@@ -177,3 +177,22 @@ def _check(received: Received | Refused, keys: Mapping[str, ServerKeys]) -> Chec
         return check_received(received, keys)
     except Dropped as fault:
         return Refused(str(fault), received.event_id)
+
+
+def peek_member(pdu: PDU) -> UserID | None:
+    """Return whose membership an event says to be about, before anything is known of it; None for another event.
+
+    It tells whom to look up, and nothing else.
+    """
+    if len(pdu) > MAX_RAW_BYTES:
+        return None
+    try:
+        wire = orjson.loads(pdu)
+    except ValueError:
+        return None
+    if not isinstance(wire, dict) or wire.get("type") != "m.room.member" or not isinstance(wire.get("state_key"), str):
+        return None
+    try:
+        return UserID.parse(wire["state_key"])
+    except BadIdentifier:
+        return None
