@@ -148,7 +148,7 @@ def _rank(error: MatrixError) -> int:
 
 
 async def within(clock: Clock, seconds: float, server: str, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work`, a question to a server, gives; after so many seconds cancel it and raise RemoteUnreachable."""
+    """Return what `work`, a question to a server, gives; cancel it in the end and raise RemoteUnreachable."""
     running = Deferred.fromCoroutine(work)
     timer = clock.call_later(seconds, running.cancel)
     try:
