@@ -121,7 +121,7 @@ class Fetching:
         try:
             answer = await within(self._clock, within_s, server, question)
         except RemoteUnreachable:
-            _remember(self._down, server, self._clock.monotonic() + DOWN_S)
+            remember(self._down, server, self._clock.monotonic() + DOWN_S)
             raise
         self._down.pop(server, None)
         return answer
@@ -221,7 +221,7 @@ class Fetching:
                 found = await self.checked(tip, origin, [pdu], wanted=(event_id,))
                 if event_id in found:
                     return found[event_id]
-        _remember(self._nobody, (tip.room_id, event_id), self._clock.monotonic() + NOBODY_S)
+        remember(self._nobody, (tip.room_id, event_id), self._clock.monotonic() + NOBODY_S)
         return None
 
 
@@ -244,7 +244,8 @@ async def within(clock: Clock, seconds: float, server: str, work: Coroutine[Defe
 K = TypeVar("K")
 
 
-def _remember(known: dict[K, float], key: K, until_s: float) -> None:
+def remember(known: dict[K, float], key: K, until_s: float) -> None:
+    """Note until when something is so; what was noted longest ago is forgotten where it gets too much."""
     known.pop(key, None)
     known[key] = until_s
     if len(known) > MAX_REMEMBERED:
