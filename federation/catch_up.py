@@ -2,8 +2,8 @@
 
 For each room with something newer than the server was sent, its newest events are sent again: at most so many, in
 order, those of local users, and the newest that it had to get whoever sent it. What it lacks before them it can ask
-for, as they name what they build on. A room comes before another if what it lacks ends earlier, so that the mark up to which
-the server has everything rises with every room that is through.
+for, as they name what they build on. A room comes before another if what it lacks ends earlier, so that the mark up to
+which the server has everything rises with every room that is through.
 
 Events of a time at which the server had nobody in the room are left out: it left in between, and is not to be told.
 

@@ -29,6 +29,7 @@ from twisted.internet.defer import CancelledError
 from homeserver.errors import BadJson, HomeserverError, RemoteError, RemoteRefused
 from homeserver.feed.feed import Feed, Publication
 from homeserver.model.canonical_json import JsonObject
+from homeserver.runtime.backoff import Backoff
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Tasks
 from storage import outbox as storage
@@ -46,6 +47,10 @@ MAX_BYTES: Final = 64 * 1024**2
 MAX_RUNNING: Final = 300
 # How often it is looked whether a server that failed may be tried again.
 SWEEP_S: Final = 2.0
+# After trouble of our own, and how long a server that answers but takes nothing is left alone: at first, and at most.
+FAULT_S: Final = 5.0
+FIRST_REST_S: Final = 60.0
+MOST_REST_S: Final = 24 * 3600.0
 # How often something is sent on its own before it is set aside, and how many things in a row before the server is taken
 # to refuse everything.
 MAX_REFUSALS: Final = 3
@@ -72,6 +77,7 @@ class Health(Protocol):
     def is_available(self, server: str) -> bool: ...
     def sent_position(self, server: str) -> int: ...
     def set_sent_position(self, server: str, position: int) -> None: ...
+    def on_available(self, listener: Callable[[str], None]) -> None: ...
 
 
 class Outbox:
@@ -109,6 +115,7 @@ class Outbox:
         self._early: set[str] | None = None
         self._is_started = False
         self._is_stopped = False
+        destinations.on_available(self.resume)
         feed.listen(self._on_publication)
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ class Outbox:
             return
         place: object = (kind, key) if key is not None else next(self._numbers)
         for name in destinations:
-            if name != self._server_name and self._destinations.is_available(name):
+            if name != self._server_name and name not in self._paused and self._destinations.is_available(name):
                 queue = self._queue(name)
                 queue.add_edu(place, edu)
                 self._ready(queue)
@@ -260,15 +267,22 @@ class Outbox:
             self._running += 1
             self._tasks.start(f"send to {queue.name}", self._run(queue))
 
-    def _pause(self, queue: Queue) -> None:
+    def _pause(self, queue: Queue, seconds: float = 0.0) -> None:
+        """Let a queue rest until its server may be tried again, and for `seconds` at least."""
         self._fall_behind(queue)
+        queue.rests_until = self._clock.monotonic() + seconds
         self._paused[queue.name] = queue
         if self._sweep_timer is None and not self._is_stopped:
             self._sweep_timer = self._clock.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         self._sweep_timer = None
-        for name in [name for name in self._paused if self._destinations.is_available(name)]:
+        now = self._clock.monotonic()
+        for name in [
+            name
+            for name, queue in self._paused.items()
+            if queue.rests_until <= now and self._destinations.is_available(name)
+        ]:
             self.resume(name)
         if self._paused and not self._is_stopped:
             self._sweep_timer = self._clock.call_later(SWEEP_S, self._sweep)
@@ -295,10 +309,10 @@ class Outbox:
         except HomeserverError as fault:
             # The database, most likely. What waits is there, and looked for again.
             logger.warning("Sending to %s has to wait: %s", queue.name, fault)
-            self._pause(queue)
+            self._pause(queue, FAULT_S)
         except Exception:
             logger.exception("Sending to %s failed", queue.name)
-            self._pause(queue)
+            self._pause(queue, FAULT_S)
         finally:
             self._end(queue)
 
@@ -364,7 +378,7 @@ class Outbox:
         except RemoteError as fault:
             self._fail(queue, fault)
         else:
-            queue.suspect, queue.suspected, queue.set_aside = None, 0, 0
+            queue.suspect, queue.suspected, queue.set_aside, queue.backoff = None, 0, 0, None
             if queue.most_items is not None:
                 queue.most_items = queue.most_items * 2 if queue.most_items < MAX_EDUS else None
             await self._finish(queue, batch)
@@ -387,7 +401,13 @@ class Outbox:
 
     def _fail(self, queue: Queue, fault: RemoteError) -> None:
         logger.info("Sending to %s failed: %s", queue.name, fault)
-        self._pause(queue)
+        if not self._destinations.is_available(queue.name):
+            self._pause(queue)
+            return
+        # It is there, so nobody else leaves it alone.
+        if queue.backoff is None:
+            queue.backoff = Backoff(FIRST_REST_S, MOST_REST_S)
+        self._pause(queue, queue.backoff.next_s())
 
     async def _narrow(self, queue: Queue, batch: Batch, refusal: RemoteRefused) -> None:
         """Find what a server does not take, and set it aside after some attempts."""

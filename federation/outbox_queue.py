@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from homeserver.model.canonical_json import JsonObject, encode_canonical
+from homeserver.runtime.backoff import Backoff
 
 # Spec: "Transactions": "they can have at most 50 PDUs and 100 EDUs".
 MAX_PDUS: Final = 50
@@ -130,6 +131,9 @@ class Queue:
     suspect: object = None
     suspected: int = 0
     set_aside: int = 0
+    # How long it is left alone after refusals, and until when.
+    backoff: Backoff | None = None
+    rests_until: float = 0.0
     # Events that were set aside, so that they do not come again with what was missed.
     refused: dict[str, None] = field(default_factory=dict)
 

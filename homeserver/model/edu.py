@@ -186,13 +186,13 @@ def parse_direct_to_device(content: JsonObject) -> DirectToDevice:
         if count > MAX_MESSAGES:
             raise BadJson(f"'messages' must be for at most {MAX_MESSAGES} devices")
         try:
-            user_id = UserID.parse(name)
+            user_id = UserID.parse(_storable(name))
         except BadIdentifier:
             continue
         messages[user_id] = {
             device_id: said
             for device_id, said in by_device.items()
-            if isinstance(said, dict) and len(device_id) <= MAX_TEXT_CHARACTERS
+            if isinstance(said, dict) and len(device_id) <= MAX_TEXT_CHARACTERS and _is_utf8(device_id)
         }
     return DirectToDevice(
         _user_id(content, "sender"),
@@ -250,11 +250,18 @@ def _receipt(room: str, user: str, receipt: Any) -> ReceiptUpdate | None:
     if not isinstance(event_ids, list) or not event_ids or not isinstance(data, dict):
         return None
     ts = data.get("ts")
+    thread = data.get("thread_id")
+    if isinstance(thread, str) and not _is_utf8(thread):
+        return None
     if type(ts) is not int or not 0 <= ts <= MAX_INTEGER:
         return None
     try:
         return ReceiptUpdate(
-            RoomID.parse(room), UserID.parse(user), EventID.parse(event_ids[0]), read_thread_id(data), ts
+            RoomID.parse(_storable(room)),
+            UserID.parse(_storable(user)),
+            EventID.parse(_storable(event_ids[0])),
+            read_thread_id(data),
+            ts,
         )
     except (BadIdentifier, InvalidParam):
         return None
@@ -262,14 +269,14 @@ def _receipt(room: str, user: str, receipt: Any) -> ReceiptUpdate | None:
 
 def _user_id(content: JsonObject, name: str) -> UserID:
     try:
-        return UserID.parse(content.get(name))  # type: ignore[arg-type]
+        return UserID.parse(_storable(content.get(name)))
     except BadIdentifier as fault:
         raise BadJson(f"'{name}' must be a user ID") from fault
 
 
 def _room_id(value: Any) -> RoomID:
     try:
-        return RoomID.parse(value)
+        return RoomID.parse(_storable(value))
     except BadIdentifier as fault:
         raise BadJson("'room_id' must be a room ID") from fault
 
@@ -293,6 +300,12 @@ def _optional_object(content: JsonObject, name: str) -> JsonObject | None:
         return None
     if not isinstance(value, dict):
         raise BadJson(f"'{name}' must be an object")
+    return value
+
+
+def _storable(value: Any) -> str:
+    if not isinstance(value, str) or not _is_utf8(value):
+        raise BadIdentifier("not an identifier")
     return value
 
 
