@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from homeserver.model.event import Event
 from homeserver.model.ids import EventID
@@ -13,6 +13,7 @@ from homeserver.model.ids import EventID
 from . import auth_index
 from .auth_index import NewAuthEvent
 from .events import Flag
+from .tables.auth_chains import auth_chains
 from .tables.rooms import events, room_stats, rooms
 from .transaction import Transaction, chunks
 
@@ -26,7 +27,8 @@ class NewOutlier:
     key_nid: int | None
     sender_nid: int
     flags: int
-    encoded: bytes
+    # None where it is stored already.
+    encoded: bytes | None
     auth: NewAuthEvent | None
 
 
@@ -40,6 +42,8 @@ class FoundEvent:
     sender_nid: int
     flags: int
     is_placed: bool
+    # A state event that was never judged by what it cites: it came alone, before the room did.
+    is_unjudged: bool
 
 
 _COLUMNS = (
@@ -74,8 +78,12 @@ def store_outliers(tx: Transaction, room_nid: int, received_ts: int, new: Sequen
             each.encoded,
         )
         for each in new
+        if each.encoded is not None
     ]
     tx.insert_many(events, _COLUMNS, rows)
+    for each in new:
+        if each.encoded is None:
+            tx.execute(update(events).where(events.c.event_nid == each.nid).values(flags=each.flags | Flag.OUTLIER))
     auth_index.add(tx, [each.auth for each in new if each.auth is not None])
 
 
@@ -90,10 +98,19 @@ def find_events(tx: Transaction, event_ids: Iterable[EventID]) -> dict[EventID, 
         events.c.sender_nid,
         events.c.flags,
         events.c.state_group,
-    )
+        auth_chains.c.chain,
+    ).outerjoin(auth_chains, auth_chains.c.event_nid == events.c.event_nid)
     for part in chunks(event_ids):
         for row in tx.all(query.where(events.c.event_id.in_(part))):
-            found[EventID(row[0])] = FoundEvent(row[1], row[2], row[3], row[4], row[5], row[6] is not None)
+            found[EventID(row[0])] = FoundEvent(
+                nid=row[1],
+                room_nid=row[2],
+                key_nid=row[3],
+                sender_nid=row[4],
+                flags=row[5],
+                is_placed=row[6] is not None,
+                is_unjudged=row[3] is not None and row[7] is None and not row[5] & Flag.REJECTED,
+            )
     return found
 
 

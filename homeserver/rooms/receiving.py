@@ -105,7 +105,7 @@ class Receiving:
             checked = trust_own(event)
         prev, auth = await self._surroundings.around(tip, event, has_gap=placing.before is not None)
         before = placing.before or await self._state_before(tip, prev)
-        judged = await self._judge(tip, checked, before, auth, known, is_history=placing.position is not None)
+        judged = await self._judge(tip, checked, before, auth, known, placing)
         if placing.is_unwanted and judged.verdict is Verdict.ACCEPTED:
             judged = Judged(event, Verdict.SOFT_FAILED, "it is not wanted here")
         return await self._place(tip, judged, prev, auth, before, known, ahead, placing)
@@ -193,8 +193,7 @@ class Receiving:
         before: StatePoint,
         auth: dict[EventID, StoredEvent],
         known: StoredEvent | None,
-        *,
-        is_history: bool,
+        placing: Placing,
     ) -> Judged:
         event = checked.event
         if known is not None and known.is_rejected:
@@ -205,9 +204,14 @@ class Receiving:
             return Judged(event, Verdict.REJECTED, "it builds on nothing, or on what does")
         keys = _needed(tip, event)
         at_place = await self._tips.events_of(before.state, keys)
-        now = at_place
+        now, is_history = at_place, placing.position is not None
         if before.state_group != tip.state_group and not is_history:
-            now = await self._tips.events_of(tip.state, keys)
+            current = tip.point
+            if placing.before is not None and tip.extremities:
+                # After a gap what is current here is old; it counts with what has been told since.
+                groups = (tip.state_group, before.state_group)
+                current = await self._resolved(tip, groups, {tip.state_group: tip.point, before.state_group: before})
+            now = await self._tips.events_of(current.state, keys)
         judged = judge_remote(
             tip.version,
             checked,

@@ -131,7 +131,7 @@ class SharedRooms:
         async with self._lanes.enter(room_id):
             prepared = await self._prepare_join(frame, join, entries)
             if is_partial:
-                group = prepared.append.new_groups[0].state_group
+                group = next(each.state_group for each in prepared.append.new_groups if each.parent is None)
                 prepared.append.partial = NewPartialRoom(group, via, tuple(servers))
                 counts = {server: prepared.after.servers.count(server) or 1 for server in servers}
                 counts |= {server: prepared.after.servers.count(server) for server in prepared.after.servers}
