@@ -46,3 +46,17 @@ def erased_among(tx: Transaction, user_nids: Iterable[int]) -> set[int]:
     """Return which of these users asked to be erased."""
     query = select(accounts.c.user_nid).where(accounts.c.is_erased.is_(True))
     return {row[0] for part in chunks(set(user_nids)) for row in tx.all(query.where(accounts.c.user_nid.in_(part)))}
+
+
+def has_invited_user(tx: Transaction, room_nid: int, server_name: str) -> bool:
+    """Tell whether a user of a server is invited to a room now."""
+    query = (
+        select(user_ids.c.user_id)
+        .join(memberships, memberships.c.user_nid == user_ids.c.user_nid)
+        .where(
+            memberships.c.room_nid == room_nid,
+            memberships.c.membership == "invite",
+            user_ids.c.user_id.endswith(f":{server_name}", autoescape=True),
+        )
+    )
+    return any(server_name_of(row[0]) == server_name for row in tx.all(query))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from homeserver.config import Rooms as RoomsConfig
 from homeserver.errors import BadJson, InvalidParam, NotAllowed
 from homeserver.model.ids import RoomAlias, RoomID, ServerName
-from homeserver.rooms.directory import MAX_TERM_CHARACTERS, Directory, RoomPage
+from homeserver.rooms.directory import MAX_TERM_CHARACTERS, Directory
 from homeserver.rooms.publishing import Publishing
 from homeserver.users.sessions import Requester
 from homeserver.web.params import (
@@ -165,40 +165,7 @@ class DirectoryAPI:
         if not self._config.publish_search or instance:
             return {"chunk": [], "total_room_count_estimate": 0}
         page = await self._directory.page(term=term, room_types=room_types, since=since, limit=limit)
-        return page_to_wire(page)
-
-
-def page_to_wire(page: RoomPage) -> dict[str, Any]:
-    """Return a page as the answer of both APIs.
-
-    Spec: client-server API, "PublishedRoomsChunk".
-    """
-    chunk = []
-    for room in page.rooms:
-        entry: dict[str, Any] = {
-            "room_id": room.room_id,
-            "num_joined_members": room.joined_members,
-            "world_readable": room.history_visibility == "world_readable",
-            "guest_can_join": room.guest_access == "can_join",
-            # Spec: "When not present, the room is assumed to be `public`"; a room without the event is not.
-            "join_rule": room.join_rule or "invite",
-        }
-        for key, value in (
-            ("name", room.name),
-            ("topic", room.topic),
-            ("canonical_alias", room.canonical_alias),
-            ("avatar_url", room.avatar_url),
-            ("room_type", room.room_type),
-        ):
-            if value is not None:
-                entry[key] = value
-        chunk.append(entry)
-    answer: dict[str, Any] = {"chunk": chunk, "total_room_count_estimate": page.total}
-    if page.next_batch is not None:
-        answer["next_batch"] = page.next_batch
-    if page.prev_batch is not None:
-        answer["prev_batch"] = page.prev_batch
-    return answer
+        return page.to_wire()
 
 
 def _alias(request: WebRequest) -> RoomAlias:

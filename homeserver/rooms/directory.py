@@ -47,6 +47,38 @@ class RoomPage:
     prev_batch: str | None
     total: int
 
+    def to_wire(self) -> dict[str, Any]:
+        """Return the page as the answer of both APIs.
+
+        Spec: client-server API, "PublishedRoomsChunk".
+        """
+        chunk = []
+        for room in self.rooms:
+            entry: dict[str, Any] = {
+                "room_id": room.room_id,
+                "num_joined_members": room.joined_members,
+                "world_readable": room.history_visibility == "world_readable",
+                "guest_can_join": room.guest_access == "can_join",
+                # Spec: "When not present, the room is assumed to be `public`"; a room without the event is not.
+                "join_rule": room.join_rule or "invite",
+            }
+            for key, value in (
+                ("name", room.name),
+                ("topic", room.topic),
+                ("canonical_alias", room.canonical_alias),
+                ("avatar_url", room.avatar_url),
+                ("room_type", room.room_type),
+            ):
+                if value is not None:
+                    entry[key] = value
+            chunk.append(entry)
+        answer: dict[str, Any] = {"chunk": chunk, "total_room_count_estimate": self.total}
+        if self.next_batch is not None:
+            answer["next_batch"] = self.next_batch
+        if self.prev_batch is not None:
+            answer["prev_batch"] = self.prev_batch
+        return answer
+
 
 class Directory:
     """Local aliases and the list of published rooms."""

@@ -5,7 +5,7 @@ Spec: client-server API, "Room Summaries"; "Spaces", `GET /rooms/{roomId}/hierar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ _KEYS: Final[tuple[StateKey, ...]] = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class KnownRoom:
     """A room as far as it is looked at here."""
 
     tip: RoomTip
@@ -68,6 +68,22 @@ class _Room:
         event = self.event(kind)
         value = event.content.get(field) if event is not None else None
         return value if isinstance(value, str) and value else None
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether anybody may join, knock or read."""
+        rule = join_rule_of(self.event("m.room.join_rules"))
+        if rule is JoinRule.PUBLIC or is_knockable(self.tip.version, rule):
+            return True
+        return history_visibility_of(self.event("m.room.history_visibility")) is HistoryVisibility.WORLD_READABLE
+
+    @property
+    def allowed_room_ids(self) -> Sequence[RoomID]:
+        """The rooms whose members may join without an invite; none where the join rule does not say so."""
+        rules = self.event("m.room.join_rules")
+        if rules is None or not is_restricted(self.tip.version, join_rule_of(rules)):
+            return ()
+        return allowed_room_ids(rules)
 
 
 class Summaries:
@@ -92,10 +108,10 @@ class Summaries:
             room_id = found
         else:
             room_id = RoomID.parse(room_id_or_alias)
-        room = await self._load(room_id)
+        room = await self.find(room_id)
         if room is None or not self._may_know(user, room):
             raise NotFound("Room not found")
-        told = _summary_of(room)
+        told = summary_of(room)
         if user is not None:
             place = user.rooms.get(room_id)
             told["membership"] = place.membership if place is not None else "leave"
@@ -109,7 +125,7 @@ class Summaries:
         Raises NotAllowed where the space itself may not be known. Rooms that this server does not know are left out.
         """
         user = await self._feed.user(viewer.user_id, viewer.user_nid)
-        root = await self._load(room_id)
+        root = await self.find(room_id)
         if root is None or not self._may_know(user, root):
             raise NotAllowed("You are not allowed to view this room")
         found: list[dict[str, Any]] = []
@@ -119,14 +135,14 @@ class Summaries:
         while pending and visited < MAX_TREE:
             current, depth = pending.pop()
             visited += 1
-            room = root if current == room_id else await self._load(current)
+            room = root if current == room_id else await self.find(current)
             if room is None or not self._may_know(user, room):
                 continue
             if len(found) == limit:
                 return found, index
-            children = await self._children(room, suggested_only) if _is_space(room) else []
+            children = await self.children(room, suggested_only) if is_space(room) else []
             if index >= skip:
-                found.append({**_summary_of(room), "children_state": [_stripped(child) for child in children]})
+                found.append({**summary_of(room), "children_state": [stripped_child(child) for child in children]})
             index += 1
             if depth < max_depth:
                 for child in reversed(children):
@@ -139,34 +155,28 @@ class Summaries:
                         pending.append((child_id, depth + 1))
         return found, None
 
-    async def _load(self, room_id: RoomID) -> _Room | None:
+    async def find(self, room_id: RoomID) -> KnownRoom | None:
+        """Return a room as far as it is told about, or None for an unknown one. Who may know it is not asked."""
         try:
             tip = await self._door.tip(room_id)
-            return _Room(tip, await self._door.state_events(room_id, _KEYS))
+            return KnownRoom(tip, await self._door.state_events(room_id, _KEYS))
         except NotFound:
             return None
 
-    def _may_know(self, user: UserFeed | None, room: _Room) -> bool:
-        rules = room.event("m.room.join_rules")
-        rule = join_rule_of(rules)
-        version = room.tip.version
-        if rule is JoinRule.PUBLIC or is_knockable(version, rule):
-            return True
-        if history_visibility_of(room.event("m.room.history_visibility")) is HistoryVisibility.WORLD_READABLE:
+    def _may_know(self, user: UserFeed | None, room: KnownRoom) -> bool:
+        if room.is_for_all:
             return True
         if user is None:
             return False
         place = user.rooms.get(room.tip.room_id)
         if place is not None and place.membership in ("join", "invite", "knock"):
             return True
-        if rules is None or not is_restricted(version, rule):
-            return False
         return any(
             (other := user.rooms.get(allowed)) is not None and other.membership == "join"
-            for allowed in allowed_room_ids(rules)
+            for allowed in room.allowed_room_ids
         )
 
-    async def _children(self, room: _Room, suggested_only: bool) -> list[StoredEvent]:
+    async def children(self, room: KnownRoom, suggested_only: bool) -> list[StoredEvent]:
         """Return the valid `m.space.child` events of a space. Spec: "Ordering of children within a space"."""
         interner = self._store.interner
         state = room.tip.state
@@ -206,7 +216,8 @@ def hierarchy_token(skip: int, max_depth: int, suggested_only: bool) -> str:
     return f"{skip}_{max_depth}_{int(suggested_only)}"
 
 
-def _summary_of(room: _Room) -> dict[str, Any]:
+def summary_of(room: KnownRoom) -> dict[str, Any]:
+    """Return what is told about a room. Spec: client-server API, "RoomSummary"."""
     rules = room.event("m.room.join_rules")
     rule = join_rule_of(rules)
     visibility = history_visibility_of(room.event("m.room.history_visibility"))
@@ -229,12 +240,13 @@ def _summary_of(room: _Room) -> dict[str, Any]:
     ):
         if value is not None:
             told[name] = value
-    if rules is not None and is_restricted(room.tip.version, rule):
-        told["allowed_room_ids"] = [str(allowed) for allowed in allowed_room_ids(rules)]
+    if is_restricted(room.tip.version, rule):
+        told["allowed_room_ids"] = [str(allowed) for allowed in room.allowed_room_ids]
     return told
 
 
-def _is_space(room: _Room) -> bool:
+def is_space(room: KnownRoom) -> bool:
+    """Tell whether a room is a space."""
     return room.tip.create.event.content.get("type") == "m.space"
 
 
@@ -246,7 +258,8 @@ def _order(child: StoredEvent) -> tuple[bool, str, int, str]:
     return (not order, order, child.event.origin_server_ts, child.event.state_key or "")
 
 
-def _stripped(child: StoredEvent) -> dict[str, Any]:
+def stripped_child(child: StoredEvent) -> dict[str, Any]:
+    """Return an `m.space.child` event as it stands in `children_state`."""
     event = child.event
     return {
         "type": event.type,

@@ -15,7 +15,6 @@ import orjson
 import pytest
 import pytest_twisted
 
-from api.client.directory import page_to_wire
 from homeserver.feed.sync import Streams, Sync, SyncRequest
 from homeserver.graph.drawing import read_graph
 from homeserver.model.canonical_json import MAX_DEPTH
@@ -264,7 +263,7 @@ async def _assert_told_to_strangers(old: OldRoom) -> None:
     assert [SHOWN] == odd_in(tree["rooms"][0]["children_state"])
     status, body = await old.reads.raw(None, f"/v1/room_summary/{quote(old.room_id, safe='')}")
     assert (200, "the topic") == (status, read(body)["topic"])
-    page = page_to_wire(await old.reads.directory.page(term="the topic"))
+    page = (await old.reads.directory.page(term="the topic")).to_wire()
     assert [(old.room_id, "the topic", 2)] == [
         (room["room_id"], room["topic"], room["num_joined_members"]) for room in page["chunk"]
     ]
