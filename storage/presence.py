@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from .tables.federation_rooms import room_servers
 from .tables.identity import user_ids
 from .tables.presence import presence
 from .tables.rooms import memberships
@@ -66,6 +67,25 @@ def share_a_room(tx: Transaction, user_id: str, other_id: str) -> bool:
         .limit(1)
     )
     return tx.first(query) is not None
+
+
+def load_sharing_servers(tx: Transaction, names: Iterable[str], most: int) -> dict[str, tuple[str, ...]]:
+    """Return by user the servers with a joined user in a room that the user is joined to, at most `most`, in order."""
+    found: dict[str, list[str]] = {}
+    query = (
+        select(user_ids.c.user_id, room_servers.c.server)
+        .join(memberships, memberships.c.user_nid == user_ids.c.user_nid)
+        .join(room_servers, room_servers.c.room_nid == memberships.c.room_nid)
+        .where(memberships.c.membership == "join", room_servers.c.joined > 0)
+        .distinct()
+        .order_by(user_ids.c.user_id, room_servers.c.server)
+    )
+    for part in chunks(names):
+        for user_id, server in tx.all(query.where(user_ids.c.user_id.in_(part))):
+            servers = found.setdefault(user_id, [])
+            if len(servers) < most:
+                servers.append(server)
+    return {user_id: tuple(servers) for user_id, servers in found.items()}
 
 
 def _row(row: Sequence[object]) -> PresenceRow:

@@ -12,13 +12,16 @@ What others are told is bounded, because one change may concern everybody on the
 
 The last state is written to the database now and then, and read back after a restart.
 
-Spec: client-server API, "Presence"; `set_presence` of `GET /sync`.
+Other servers that share a room with a user are told of the same changes, and again of who stays present, since they
+take who is not heard of to be gone. What they say of their users is in `remote_presence`.
+
+Spec: client-server API, "Presence"; `set_presence` of `GET /sync`; server-server API, "Presence".
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -26,13 +29,17 @@ from homeserver.config import Presence as PresenceConfig
 from homeserver.errors import InvalidParam, NotAllowed
 from homeserver.feed.feed import Feed, Publication
 from homeserver.feed.streams.presence import OFFLINE, PresenceState, PresenceStream
+from homeserver.model.edu import PresenceUpdate
 from homeserver.model.ids import UserID
+from homeserver.ports import EduOutbox, NoEdus
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Tasks
 from storage import presence as storage
 from storage.presence import PresenceRow
 from storage.store import Store
 
+from .presence_sharing import PresenceSharing
+from .remote_presence import RemotePresence
 from .sessions import Requester
 
 logger = logging.getLogger(__name__)
@@ -97,8 +104,18 @@ class Presence:
     """Gathers what users' devices do and publishes what follows."""
 
     def __init__(
-        self, store: Store, feed: Feed, clock: Clock, tasks: Tasks, config: PresenceConfig, *, stream: PresenceStream
+        self,
+        store: Store,
+        feed: Feed,
+        clock: Clock,
+        tasks: Tasks,
+        config: PresenceConfig,
+        *,
+        stream: PresenceStream,
+        edus: EduOutbox | None = None,
     ) -> None:
+        self._remote = RemotePresence(store, feed, clock, tasks, stream=stream)
+        self._sharing = PresenceSharing(store, clock, tasks, edus or NoEdus())
         self._store = store
         self._feed = feed
         self._clock = clock
@@ -141,6 +158,8 @@ class Presence:
             self._users[row.user_id] = user
             self._review(user, now)
         self._tasks.every("presence to the database", WRITE_INTERVAL_S, self.write)
+        self._remote.start()
+        self._sharing.start()
 
     async def stop(self) -> None:
         """Write down the last state of all; the owner of the tasks stops them."""
@@ -218,6 +237,11 @@ class Presence:
         self._bump(user, now)
         self._review(user, now)
 
+    def receive(self, updates: Sequence[PresenceUpdate]) -> None:
+        """Take in what another server says of its own users; the caller has seen to that."""
+        if self._takes_updates:
+            self._remote.receive(updates)
+
     async def get(self, requester: Requester, user_id: UserID) -> dict[str, object]:
         """Return a user's presence as clients see it; raises NotAllowed where no room is shared.
 
@@ -231,6 +255,9 @@ class Presence:
         ):
             raise NotAllowed("You are not allowed to see their presence")
         now_ms = self._clock.now_ms()
+        remote = self._remote.find(other_id)
+        if remote is not None:
+            return remote.render(now_ms)
         user = self._users.get(user_id)
         if user is None or not user.is_loaded:
             rows = await self._store.database.read(lambda tx: storage.load_presence(tx, [other_id]))
@@ -340,6 +367,7 @@ class Presence:
         if user is not None:
             self.active(user.user_id)
         for member in publication.members:
+            self._sharing.on_member(member)
             user = self._users.get(member.user_id)
             if user is None or member.membership != "join" or member.before == "join":
                 continue
@@ -425,6 +453,7 @@ class Presence:
             return
         position = self._store.positions.allocate()
         position.finish(lambda: self._stream.publish(changes, position.number))
+        self._sharing.tell(changes)
 
     # -- the database ------------------------------------------------------------------------------------------------
 
