@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -199,16 +199,15 @@ class KeyRing:
         """Fetch, or wait for those who do already; return what came, and of the others what is known."""
         fetches = self._fetches_for_strangers if for_strangers else self._fetches
         waiting: dict[str, Deferred[KnownKeys | None]] = {}
-        mine: dict[str, Wanted] = {}
+        mine: dict[str, _Fetch] = {}
         for server, need in lacking.items():
-            waiters = fetches.underway.get(server)
-            if waiters is None:
+            fetch = fetches.underway.get(server)
+            if fetch is None:
                 if len(fetches.underway) >= MAX_UNDERWAY or not fetches.may_try(server):
                     continue
-                waiters = fetches.underway[server] = []
-                mine[server] = need
+                fetch = fetches.underway[server] = mine[server] = _Fetch(need)
             waiting[server] = Deferred()
-            waiters.append(waiting[server])
+            fetch.waiters.append(waiting[server])
         if mine:
             self._tasks.start(f"fetch keys of {len(mine)} servers", self._fetch(mine, for_strangers))
         timer = self._clock.call_later(PATIENCE_S, _give_up, waiting.values())
@@ -223,7 +222,7 @@ class KeyRing:
                 timer.cancel()
         return found
 
-    async def _fetch(self, mine: Mapping[str, Wanted], for_strangers: bool) -> None:
+    async def _fetch(self, mine: Mapping[str, _Fetch], for_strangers: bool) -> None:
         fetches = self._fetches_for_strangers if for_strangers else self._fetches
         # Of strangers' servers, those that are known already are kept up to date.
         stored = {server for server in mine if not for_strangers or server in self._cache}
@@ -231,25 +230,29 @@ class KeyRing:
 
         def taken_in(server: str, known: KnownKeys) -> None:
             taken[server] = known
-            if mine[server].is_met_by(known.keys):
+            if mine[server].need.is_met_by(known.keys):
                 # Who waits for this one need not wait for the slowest.
-                fetches.finish(server, known, succeeded=True)
+                fetches.finish(server, mine[server], known, succeeded=True)
 
         notaries = () if for_strangers else self._notaries
         try:
             await self._ask_servers(mine, taken_in, DIRECT_PATIENCE_S if notaries else PATIENCE_S)
-            lacking = {server: need for server, need in mine.items() if not need.is_met_by(_keys(taken.get(server)))}
+            lacking = {
+                server: fetch.need
+                for server, fetch in mine.items()
+                if not fetch.need.is_met_by(_keys(taken.get(server)))
+            }
             if lacking:
                 await self._ask_notaries(notaries, lacking, taken_in)
         finally:
-            for server in mine:
-                fetches.finish(server, self._cache.get(server), succeeded=server in taken)
+            for server, fetch in mine.items():
+                fetches.finish(server, fetch, self._cache.get(server), succeeded=server in taken)
         rows = [known for server, known in taken.items() if server in stored]
         if rows:
             await self._database.write(partial(store_server_keys, found=rows))
 
     async def _ask_servers(
-        self, mine: Mapping[str, Wanted], taken_in: Callable[[str, KnownKeys], None], patience_s: float
+        self, mine: Collection[str], taken_in: Callable[[str, KnownKeys], None], patience_s: float
     ) -> None:
         """Ask the servers themselves, those that did not have their turn after `patience_s` no more."""
         slots = Slots(ASKED_AT_ONCE, most_waiting=len(mine))
@@ -318,7 +321,7 @@ class _Fetches:
     """Which servers are being asked, who waits for that, and when each may be asked again."""
 
     def __init__(self, clock: Clock) -> None:
-        self.underway: dict[str, list[Deferred[KnownKeys | None]]] = {}
+        self.underway: dict[str, _Fetch] = {}
         self._clock = clock
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
 
@@ -326,11 +329,12 @@ class _Fetches:
         attempt = self._attempts.get(server)
         return attempt is None or self._clock.monotonic() >= attempt.next_at
 
-    def finish(self, server: str, known: KnownKeys | None, *, succeeded: bool) -> None:
-        """Note how an attempt ended, and tell those who wait; the second time for the same attempt does nothing."""
-        waiters = self.underway.pop(server, None)
-        if waiters is None:
+    def finish(self, server: str, fetch: _Fetch, known: KnownKeys | None, *, succeeded: bool) -> None:
+        """Note how a fetch ended, and tell those who wait for it; the second time does nothing."""
+        # Another fetch may be under way already.
+        if self.underway.get(server) is not fetch:
             return
+        del self.underway[server]
         attempt = self._attempts.get(server)
         if attempt is None:
             attempt = self._attempts[server] = _Attempt()
@@ -339,9 +343,17 @@ class _Fetches:
         if succeeded:
             attempt.backoff.reset()
         attempt.next_at = self._clock.monotonic() + (REFETCH_S if succeeded else attempt.backoff.next_s())
-        for waiter in waiters:
+        for waiter in fetch.waiters:
             if not waiter.called:
                 waiter.callback(known)
+
+
+class _Fetch:
+    __slots__ = ("need", "waiters")
+
+    def __init__(self, need: Wanted) -> None:
+        self.need = need
+        self.waiters: list[Deferred[KnownKeys | None]] = []
 
 
 class _Attempt:
