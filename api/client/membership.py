@@ -5,7 +5,7 @@ Spec: client-server API, "Creation", "Room membership".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homeserver.errors import BadJson
@@ -87,15 +87,19 @@ class RoomMembership:
         requester: Requester = request.requester
         refuse_suspended(requester)
         body = request.json_or_empty()
-        room_id = await self._find(request)
+        room_id, servers = await self._find(request)
         self._rates.check_key(Limit.JOINS_PER_ROOM, room_id, requester)
+        if await self._membership.is_elsewhere(room_id):
+            self._rates.check_user(Limit.JOINS_REMOTE, requester)
         content = _reason(body)
         signed = body.get("third_party_signed")
         if signed is not None:
             if not isinstance(signed, dict):
                 raise BadJson("'third_party_signed' must be an object")
             content["third_party_signed"] = signed
-        await self._membership.join(room_id, requester.user_id, content=content, is_guest=requester.is_guest)
+        await self._membership.join(
+            room_id, requester.user_id, content=content, is_guest=requester.is_guest, servers=servers
+        )
         return {"room_id": room_id}
 
     async def post_knock(self, request: WebRequest) -> dict[str, Any]:
@@ -103,8 +107,10 @@ class RoomMembership:
         requester: Requester = request.requester
         refuse_suspended(requester)
         reason = optional_str(request.json_or_empty(), "reason")
-        room_id = await self._find(request)
-        await self._membership.knock(room_id, requester.user_id, reason=reason)
+        room_id, servers = await self._find(request)
+        if await self._membership.is_elsewhere(room_id):
+            self._rates.check_user(Limit.JOINS_REMOTE, requester)
+        await self._membership.knock(room_id, requester.user_id, reason=reason, servers=servers)
         return {"room_id": room_id}
 
     async def post_leave(self, request: WebRequest) -> dict[str, Any]:
@@ -162,13 +168,18 @@ class RoomMembership:
         )
         return {}
 
-    async def _find(self, request: WebRequest) -> RoomID:
+    async def _find(self, request: WebRequest) -> tuple[RoomID, Sequence[str]]:
+        """Return the room, and the servers that are said to be in it."""
+        # Spec: `POST /join/{roomIdOrAlias}`: `via` was `server_name` before version 1.12; clients send either or both.
+        named = [*request.query_all("via"), *request.query_all("server_name")]
         text = request.args.get("roomIdOrAlias")
         if text is None:
-            return _room_id(request)
+            return _room_id(request), named
         if text.startswith("#"):
-            return await self._directory.resolve(RoomAlias.parse(text))
-        return RoomID.parse(text)
+            alias = RoomAlias.parse(text)
+            room_id, servers = await self._directory.resolve_with_servers(alias)
+            return room_id, [*named, *servers, alias.server_name]
+        return RoomID.parse(text), named
 
 
 def _room_id(request: WebRequest) -> RoomID:

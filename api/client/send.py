@@ -114,6 +114,10 @@ class Send:
         content = request.json()
         if kind == "m.room.member":
             await self._check_member(room_id, requester, state_key, content)
+            if content.get("membership") == "invite" and self._membership.is_remote(UserID.parse(state_key)):
+                # The other server has to sign it.
+                target = UserID.parse(state_key)
+                return _event_id(await self._membership.invite(room_id, requester.user_id, target, content=content))
         elif kind == "m.room.canonical_alias" and state_key == "":
             await self._check_alias(room_id, content)
         template = EventTemplate(kind, content, requester.user_id, state_key=state_key, origin_server_ts=_ts(request))

@@ -30,15 +30,17 @@ from homeserver.errors import (
     RemoteProtocolError,
     UnsupportedRoomVersion,
 )
+from homeserver.model.canonical_json import dump_exactly
 from homeserver.model.compose import compose
 from homeserver.model.event import Event, EventTemplate
 from homeserver.model.ids import RoomID, UserID
 from homeserver.model.membership_template import BadTemplate, rebuild_template
+from homeserver.model.receipt_of_events import CheckedEvent
 from homeserver.model.room_versions import ROOM_VERSIONS, RoomVersion, get_room_version
-from homeserver.ports import MembershipTemplate, RemoteServers
+from homeserver.ports import PDU, MembershipTemplate, RemoteServers
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Tasks
-from storage.events import StoredEvent
+from storage.events import HIDDEN, StoredEvent
 
 from .candidates import Refusals, SilentServers, choose_candidates, server_of_room, within
 from .door import Identity, RoomDoor
@@ -56,6 +58,10 @@ SEND_JOIN_S: Final = 180.0
 
 PassGates = Callable[[RoomID, EventTemplate], Awaitable[EventTemplate]]
 """Asks the gates of the embedding application; raises GateDenied."""
+
+
+TakeIn = Callable[[str, RoomID, Sequence[PDU]], Awaitable[object]]
+"""Takes in events that a server gave us, and what is missing before them; `Receipt.receive` does."""
 
 
 async def no_gates(room_id: RoomID, template: EventTemplate) -> EventTemplate:
@@ -86,6 +92,7 @@ class Joining:
         tasks: Tasks,
         *,
         pass_gates: PassGates = no_gates,
+        take_in: TakeIn | None = None,
     ) -> None:
         self._door = door
         self._outside = outside
@@ -96,6 +103,7 @@ class Joining:
         self._clock = clock
         self._tasks = tasks
         self._pass_gates = pass_gates
+        self._take_in = take_in
         self._silent = SilentServers(clock)
         self._running: dict[RoomID, _Running] = {}
 
@@ -112,11 +120,12 @@ class Joining:
         return self._completion.find(room_id)
 
     async def is_in(self, room_id: RoomID) -> bool:
-        """Tell whether this server has a joined user in the room."""
+        """Tell whether this server has a joined user in the room, or nobody has: it then goes on here, if anywhere."""
         try:
-            return self._identity.server_name in (await self._door.tip(room_id)).servers
+            servers = (await self._door.tip(room_id)).servers
         except NotFound:
             return False
+        return self._identity.server_name in servers or not len(servers)
 
     async def join(
         self,
@@ -215,7 +224,7 @@ class Joining:
             self._remote.send_join(server, room_id, join.event_id, dict(join.wire), omit_members=is_in or not is_known),
         )
         if is_in:
-            return await self._add(server, version, join, await self._countersigned(server, version, join, answer))
+            return await self._add(server, await self._answers.countersigned(server, version, join, answer.event))
         if is_known and answer.members_omitted:
             raise RemoteProtocolError(server, "the members were left out, and they were asked for")
         accepted = await self._answers.accept(server, version, join, answer, at_once=is_known)
@@ -254,17 +263,19 @@ class Joining:
             return False
         return True
 
-    async def _countersigned(self, server: str, version: RoomVersion, join: Event, answer: Any) -> Any:
-        return await self._answers.countersigned(server, version, join, answer.event)
-
-    async def _add(self, server: str, version: RoomVersion, join: Event, checked: Any) -> StoredEvent:
-        """Take our join into a room that this server is in."""
+    async def _add(self, server: str, checked: CheckedEvent) -> StoredEvent:
+        """Take our join into a room that this server is in; raise RemoteProtocolError where it builds on too much."""
+        room_id = checked.event.room_id
         try:
-            stored = await self._door.receive(join.room_id, checked)
-        except MissingEvents as fault:
-            # What it builds on comes from that server in a moment, and then the join as well.
-            raise RemoteProtocolError(server, "the join builds on what is not here yet") from fault
-        if stored.position is None:
+            stored = await self._door.receive(room_id, checked)
+        except MissingEvents:
+            if self._take_in is not None:
+                await self._take_in(server, room_id, [dump_exactly(dict(checked.event.wire))])
+            try:
+                stored = await self._door.receive(room_id, checked)
+            except MissingEvents as fault:
+                raise RemoteProtocolError(server, "the join builds on what is not to be had") from fault
+        if stored.flags & HIDDEN:
             raise NotAllowed("The room does not let you in")
         return stored
 

@@ -15,7 +15,7 @@ Spec: server-server API, `omit_members` of `PUT /_matrix/federation/v2/send_join
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +75,9 @@ class MemberCompletion:
         tasks: Tasks,
         *,
         server_name: str,
+        on_complete: Callable[[RoomID], object] = lambda room_id: None,
     ) -> None:
+        """`on_complete` is told of each room that is complete: events may be waiting for that."""
         self._store = store
         self._door = door
         self._inbound = inbound
@@ -84,6 +86,7 @@ class MemberCompletion:
         self._clock = clock
         self._tasks = tasks
         self._server_name = server_name
+        self._on_complete = on_complete
         self._silent = SilentServers(clock)
         self._running: dict[RoomID, Completion] = {}
         self._waiters: Waiters[RoomID] = Waiters(clock)
@@ -137,6 +140,7 @@ class MemberCompletion:
                     break
                 await self._clock.sleep(backoff.next_s())
                 is_done = not await self._is_partial(room_id)
+            self._on_complete(room_id)
         finally:
             self._running.pop(room_id, None)
             self._waiters.wake(room_id)
