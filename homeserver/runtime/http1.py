@@ -156,7 +156,7 @@ class Connection(TwistedProtocol):
         return self.is_open and self._state == _IDLE
 
     def dataReceived(self, data: bytes) -> None:
-        if self._state == _ENDED:
+        if self._state == _ENDED or not data:
             return
         if self._state == _IDLE:
             # Nothing was asked.
