@@ -22,6 +22,7 @@ from homeserver.model.ids import EventID, RoomID
 from homeserver.model.receipt_of_events import CheckedEvent, Received
 from homeserver.ports import PDU, RemoteServers
 from homeserver.runtime.clock import Clock
+from storage.events import StoredEvent
 from storage.outliers import FoundEvent, find_events
 from storage.store import Store
 
@@ -45,6 +46,7 @@ BURST_BYTES: Final = 64 * 1024**2
 BYTES_PER_S: Final = 256.0 * 1024
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(slots=True)
@@ -137,6 +139,10 @@ class Fetching:
         return {
             event_id: each for event_id in wanted if (each := found.get(event_id)) and each.room_nid == tip.room_nid
         }
+
+    async def event_here(self, tip: RoomTip, event_id: EventID) -> StoredEvent | None:
+        """Return an event of the room that is on disk."""
+        return await self._store.events.get_by_id(tip.room_nid, event_id)
 
     async def lacking(self, tip: RoomTip, event_ids: Iterable[EventID]) -> set[EventID]:
         """Return those of these events that the room does not have, not even as outliers."""
@@ -241,17 +247,9 @@ async def within(clock: Clock, seconds: float, server: str, work: Coroutine[Defe
             timer.cancel()
 
 
-K = TypeVar("K")
-
-
 def remember(known: dict[K, float], key: K, until_s: float) -> None:
     """Note until when something is so; what was noted longest ago is forgotten where it gets too much."""
     known.pop(key, None)
     known[key] = until_s
     if len(known) > MAX_REMEMBERED:
         del known[next(iter(known))]
-
-
-def in_slices(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
-    """Yield the items in slices of at most that size."""
-    return (items[start : start + size] for start in range(0, len(items), size))

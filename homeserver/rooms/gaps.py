@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -46,6 +47,18 @@ MAX_EARLIEST: Final = 20
 MAX_EDGES: Final = 3
 
 
+# LIMIT: known gaps of a room that are looked at.
+MAX_GAPS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _Floor:
+    """The least depth of what is not history that is known to be missing; and IDs of such history."""
+
+    depth: int
+    known: frozenset[EventID]
+
+
 class Gaps:
     """Fills what is missing before events that came in."""
 
@@ -66,14 +79,16 @@ class Gaps:
         """
         if self._fetching.budgets.is_spent(origin):
             return False
-        for event_id in (*missing.prev, *missing.auth):
+        # Many an event cites what it builds on.
+        lacking = missing.prev | missing.auth
+        for event_id in lacking:
             others = self._filling.get((tip.room_id, event_id))
             if others is not None:
                 filled: Deferred[None] = Deferred(others.remove)
                 others.append(filled)
                 await filled
                 return True
-        keys = [(tip.room_id, event_id) for event_id in (*missing.prev, *missing.auth)]
+        keys = [(tip.room_id, event_id) for event_id in lacking]
         for key in keys:
             self._filling[key] = []
         try:
@@ -110,26 +125,41 @@ class Gaps:
         self, tip: RoomTip, origin: str, event: Event, missing: Collection[EventID], servers: Sequence[str]
     ) -> tuple[dict[EventID, CheckedEvent], set[EventID]]:
         """Return the ancestors of an event that could be had, and those still missing before them."""
+        floor = await self._floor(tip)
         found: dict[EventID, CheckedEvent] = {}
         needed, latest = set(missing), [event.event_id]
         for _ in range(MAX_ROUNDS):
-            step = await self._step_back(tip, origin, needed, latest, servers)
-            found.update(step)
-            needed -= step.keys()
-            before = {each for checked in step.values() for each in checked.event.prev_event_ids} - found.keys()
-            needed |= await self._fetching.unplaced(tip, before)
-            if not step or not needed or len(found) >= MAX_FETCHED or self._fetching.budgets.is_spent(origin):
+            wanted = needed - floor.known
+            if not wanted or len(found) >= MAX_FETCHED or self._fetching.budgets.is_spent(origin):
                 break
+            step = await self._step_back(tip, origin, wanted, latest, servers, floor)
+            if not step:
+                break
+            found.update(step)
+            before = {each for checked in step.values() for each in checked.event.prev_event_ids}
+            needed |= await self._fetching.unplaced(tip, before)
+            needed -= found.keys()
             latest = [each for each, checked in found.items() if needed & set(checked.event.prev_event_ids)]
         return found, needed
 
     async def _step_back(
-        self, tip: RoomTip, origin: str, needed: set[EventID], latest: Sequence[EventID], servers: Sequence[str]
+        self,
+        tip: RoomTip,
+        origin: str,
+        wanted: set[EventID],
+        latest: Sequence[EventID],
+        servers: Sequence[str],
+        floor: _Floor,
     ) -> dict[EventID, CheckedEvent]:
         earliest = [end.event_id for end in tip.extremities[:MAX_EARLIEST]]
         for server in servers[:MAX_SERVERS]:
             question = self._fetching.remote.get_missing_events(
-                server, tip.room_id, earliest=earliest, latest=latest[:MAX_A_ROUND], limit=MAX_A_ROUND
+                server,
+                tip.room_id,
+                earliest=earliest,
+                latest=latest[:MAX_A_ROUND],
+                limit=MAX_A_ROUND,
+                min_depth=floor.depth,
             )
             try:
                 pdus = await self._fetching.ask(server, question)
@@ -137,10 +167,26 @@ class Gaps:
                 logger.info("Events before %s in %s could not be had: %s", latest[0], tip.room_id, fault)
                 continue
             checked = await self._fetching.checked(tip, origin, pdus[:MAX_A_ROUND], with_outliers=True)
-            step = ancestors(needed, checked)
+            fresh = {
+                event_id: each
+                for event_id, each in checked.items()
+                if each.event.depth >= floor.depth and event_id not in floor.known
+            }
+            step = ancestors(wanted, fresh)
             if step:
                 return step
         return {}
+
+    async def _floor(self, tip: RoomTip) -> _Floor:
+        """Return where history begins that is known to be missing, such as what was before this server joined.
+
+        That is for those who read back, and must not come to everybody as if it was new.
+        """
+        gaps = await self._door.gaps_before(tip.room_id, None, MAX_GAPS)
+        found = [await self._fetching.event_here(tip, gap.event_id) for gap in gaps]
+        depths = [stored.event.depth for stored in found if stored is not None]
+        known = frozenset(event_id for gap in gaps for event_id in gap.missing)
+        return _Floor(min(depths, default=0) if len(gaps) < MAX_GAPS else 0, known)
 
     async def _states(
         self, tip: RoomTip, origin: str, edges: Sequence[Event], servers: Sequence[str]

@@ -18,7 +18,7 @@ from homeserver.model.ids import EventID
 from homeserver.model.receipt_of_events import CheckedEvent
 
 from .door import RoomDoor
-from .fetching import Fetching, in_slices
+from .fetching import Fetching
 from .tip import RoomTip
 
 # LIMIT: up to so many events are fetched one by one, over that all at once.
@@ -30,8 +30,6 @@ MAX_STATE: Final = 300_000
 # LIMIT: seconds that a whole state may take, and servers that are asked for one.
 STATE_S: Final = 30.0
 MAX_SERVERS: Final = 3
-# Outliers that are stored while the room's lane is held once.
-_STORED_AT_ONCE: Final = 500
 
 
 class RemoteState:
@@ -86,9 +84,9 @@ class RemoteState:
     async def keep(self, tip: RoomTip, events: Iterable[CheckedEvent]) -> None:
         """Store events as outliers, those that are cited before those that cite them."""
         by_id = {each.event.event_id: each for each in events}
-        order = sort_topologically(auth_graph(each.event for each in by_id.values()))
-        for part in in_slices([by_id[event_id] for event_id in order], _STORED_AT_ONCE):
-            await self._door.receive_outliers(tip.room_id, part)
+        if by_id:
+            order = sort_topologically(auth_graph(each.event for each in by_id.values()))
+            await self._door.receive_outliers(tip.room_id, [by_id[event_id] for event_id in order])
 
     async def _further(
         self,
