@@ -10,7 +10,7 @@ Spec: server-server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from homeserver.errors import IncompatibleRoomVersion, NotAllowed, NotFound, StorageUnavailable
 from homeserver.model.auth.needed import needed_state
@@ -23,12 +23,17 @@ from homeserver.model.judgement import judge_local
 from homeserver.model.membership_template import AUTHORISER
 from homeserver.ports import MembershipTemplate
 from homeserver.runtime.clock import Clock
+from storage.events import StoredEvent
 from storage.store import Store
 
 from .door import RoomDoor
 from .server_guard import ROOM_NOT_FOUND, ServerGuard
 from .tip import Extremity, RoomTip, StateEvents
 from .vouching import Vouching
+
+# How long it is waited for events that are being written.
+_MOMENT_S: Final = 0.02
+_MOMENTS: Final = 100
 
 
 class Templates:
@@ -76,17 +81,23 @@ class Templates:
         prev = prev_events(tip)
         hashes: Mapping[EventID, str] = {}
         if tip.version.references_carry_hashes:
-            found = await self._store.events.get(extremity.nid for extremity in prev)
-            if len(found) < len(prev):
-                # The newest is being written.
-                raise StorageUnavailable("the end of the room's graph is not stored yet")
-            hashes = reference_hashes(tip.version, (stored.event for stored in (*found.values(), *state.values())))
+            found = await self._stored(prev)
+            hashes = reference_hashes(tip.version, (stored.event for stored in (*found, *state.values())))
         return GraphPlace(
             prev_event_ids=tuple(extremity.event_id for extremity in prev),
             auth_event_ids=tuple(stored.event_id for stored in state.values()),
             depth=min(tip.depth + 1, tip.version.max_integer),
             reference_hashes=hashes,
         )
+
+    async def _stored(self, ends: Sequence[Extremity]) -> Sequence[StoredEvent]:
+        """Return the events at the ends of a graph, of which the newest may still be on their way to the disk."""
+        for _ in range(_MOMENTS):
+            found = await self._store.events.get([extremity.nid for extremity in ends])
+            if len(found) == len(ends):
+                return list(found.values())
+            await self._clock.sleep(_MOMENT_S)
+        raise StorageUnavailable("the end of the room's graph is not stored yet")
 
     async def _admit(self, origin: str, room_id: RoomID, user_id: UserID) -> RoomTip:
         # Spec: "This MUST be a user ID on the origin server."

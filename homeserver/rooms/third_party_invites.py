@@ -68,7 +68,7 @@ class InviteSender(Protocol):
 
     async def invite(
         self, room_id: RoomID, sender: UserID, target: UserID, *, content: Mapping[str, Any] | None = None
-    ) -> None: ...
+    ) -> object: ...
 
 
 class ThirdPartyInvites:
