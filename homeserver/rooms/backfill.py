@@ -39,8 +39,9 @@ from .tip import RoomTip
 
 logger = logging.getLogger(__name__)
 
-# LIMIT: seconds that a reader waits, and that filling one gap may take in all.
+# LIMIT: seconds that a reader waits, that one server may take, and that filling one gap may take in all.
 READER_S: Final = 8.0
+SERVER_S: Final = 6.0
 FILLING_S: Final = 20.0
 # LIMIT: events that are fetched at once, and servers that are asked for them.
 MOST: Final = 100
@@ -151,7 +152,7 @@ class Backfill:
             if left_s <= 0 or self._fetching.budgets.is_spent(server):
                 continue
             try:
-                if await self._fill_from(tip, gap, server, left_s):
+                if await self._fill_from(tip, gap, server, min(SERVER_S, left_s)):
                     return
             except RemoteError as fault:
                 logger.info("History of %s could not be had: %s", tip.room_id, fault)

@@ -99,6 +99,9 @@ class Receiving:
         known = await self._surroundings.known(tip, event, ahead)
         if known is not None and not known.is_outlier:
             return known
+        if known is not None and known.nid == tip.create.nid and placing.position is None:
+            # Of a room that was joined: it is what all else stands on, and gets its place with the history before it.
+            return known
         if known is not None:
             # The first event of an ID is the one that counts (room versions 1 and 2 do not tie it to the content).
             event = known.event
@@ -198,6 +201,8 @@ class Receiving:
         event = checked.event
         if known is not None and known.is_rejected:
             return Judged(event, Verdict.REJECTED)
+        if known is not None and known.nid == tip.create.nid:
+            return Judged(event, Verdict.ACCEPTED)
         if before is _NOWHERE:
             # Spec: server-server API, "PDUs": only the create event has nothing before it, and the room has one
             # already. The rules of old versions do not ask for a state where an event gives aliases to the room.
