@@ -151,6 +151,20 @@ class FederationTransport:
         )
         return json_object(destination, answer.body)
 
+    async def get_json(self, server: str, path: str, *, max_bytes: int, timeout_s: float) -> JsonObject:
+        """Ask without a signature and return the JSON object that is answered: for keys; RemoteError."""
+        answer = await self.request(server, "GET", path, timeout_s=timeout_s, max_bytes=max_bytes, is_signed=False)
+        return json_object(server, answer.body)
+
+    async def post_json(
+        self, server: str, path: str, content: JsonObject, *, max_bytes: int, timeout_s: float
+    ) -> JsonObject:
+        """The same with a body."""
+        answer = await self.request(
+            server, "POST", path, body=content, timeout_s=timeout_s, max_bytes=max_bytes, is_signed=False
+        )
+        return json_object(server, answer.body)
+
     # -- private -----------------------------------------------------------------------------------------------------
 
     async def _send(

@@ -131,7 +131,7 @@ class Homeserver(Service):
             logger.warning("Configuration: %s", notice)
         built = await parts.build(
             self.config,
-            prepared.signing_keys[0],
+            prepared.signing_keys,
             self._reactor,
             self._clock,
             self._tasks,
@@ -305,6 +305,8 @@ def _resource_of(route: Route) -> str:
     path = route.path_template
     if path == "/health":
         return "health"
+    if path.startswith(("/_matrix/federation/", "/_matrix/key/")) or path == "/.well-known/matrix/server":
+        return "federation"
     return "media" if path.startswith(("/_matrix/media/", "/_matrix/client/v1/media/")) else "client"
 
 

@@ -26,6 +26,7 @@ from api.client.login import Login
 from api.client.members import Members
 from api.client.membership import RoomMembership
 from api.client.messages import Messages
+from api.client.openid import OpenIDAPI
 from api.client.presence import PresenceApi
 from api.client.profile import Profile
 from api.client.push_rules import PushRulesApi
@@ -65,6 +66,8 @@ from homeserver.model.ids import RoomAlias, RoomID, ServerName, UserID
 from homeserver.model.presets import Preset, RoomRequest
 from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.signing import SigningKey
+from homeserver.parts_federation import Links, build_inlets, build_links
+from homeserver.ports import NoEdus
 from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.auto_join import AutoJoin
 from homeserver.rooms.creation import RoomCreation
@@ -74,7 +77,7 @@ from homeserver.rooms.event_stream import EventStream
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.members import StateReads
-from homeserver.rooms.membership import Membership
+from homeserver.rooms.membership import InvitePolicy, Membership
 from homeserver.rooms.publishing import Publishing
 from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.relations import RelationReads
@@ -84,6 +87,7 @@ from homeserver.rooms.transactions import TransactionIDs
 from homeserver.rooms.upgrade import Upgrades
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
+from homeserver.runtime.names import Names
 from homeserver.runtime.outgoing import Outgoing
 from homeserver.runtime.tasks import Tasks
 from homeserver.runtime.threads import Threads
@@ -94,6 +98,7 @@ from homeserver.users.devices import Devices
 from homeserver.users.directory import UserDirectory
 from homeserver.users.filters import Filters
 from homeserver.users.interactive_auth import InteractiveAuth
+from homeserver.users.openid import OpenID
 from homeserver.users.operator import OperatorAccounts
 from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
@@ -102,7 +107,7 @@ from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration
 from homeserver.users.room_settings import RoomSettings
 from homeserver.users.sessions import Requester, Sessions
-from homeserver.users.typing import Typing
+from homeserver.users.typing import Typing, no_servers
 from homeserver.web.ratelimit import RateLimits
 from homeserver.web.router import Route
 from storage.blobs import BlobStore
@@ -135,6 +140,8 @@ class Base:
     door: RoomDoor
     rates: ClientRates
     outgoing: Outgoing
+    # None where this server does not federate.
+    links: Links | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +182,7 @@ class Users:
     filters: Filters
     membership: Membership
     profile_of: Callable[[UserID], Awaitable[Mapping[str, Any]]]
+    may_invite: InvitePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +230,8 @@ class Parts:
         self.data.typing.stop()
         await self.data.presence.stop()
         await self.users.sessions.stop()
+        if self.base.links is not None:
+            await self.base.links.stop()
         await self.base.outgoing.stop()
         await self.base.store.stop()
         await self.base.work_threads.stop()
@@ -230,16 +240,20 @@ class Parts:
 
 async def build(
     config: Config,
-    key: SigningKey,
+    keys: Sequence[SigningKey],
     reactor: Any,
     clock: Clock,
     tasks: Tasks,
     *,
+    names: Names | None = None,
     registered: Registered = lambda user_id: None,
 ) -> Parts:
-    """Open the database and build everything on it; `registered` is told of new accounts."""
+    """Open the database and build everything on it; `registered` is told of new accounts.
+
+    `keys` sign, the first one everything; `names` looks up host names, the system by default.
+    """
     registry = Registry.load(config.appservices.files, config.server.name)
-    base = await _open(config, key, reactor, clock, tasks, registry)
+    base = await _open(config, keys, reactor, clock, tasks, registry, names)
     try:
         appservices = _build_appservices(base, registry)
         data = _build_data(base, appservices)
@@ -276,7 +290,11 @@ async def build(
             base.rates,
             appservices=access,
         )
+        openid = OpenID(base.store.database, clock)
         routes = _routes(base, data, users, rooms, media, register, access)
+        routes += OpenIDAPI(openid, server_name=base.server_name).routes()
+        if base.links is not None:
+            routes += build_inlets(base, data, users, rooms, openid, base.links, users.may_invite).routes
         routes += AppservicePing(registry, appservices.client, appservices.sender).routes()
         await users.accounts.start()
         await users.registration.start()
@@ -285,6 +303,8 @@ async def build(
         if config.media.enabled:
             await media.start()
         await appservices.sender.start()
+        if base.links is not None:
+            await base.links.start()
     except BaseException:
         # Nobody else knows of them yet, and a thread that waits would keep the process.
         await base.store.stop()
@@ -296,7 +316,15 @@ async def build(
     return Parts(base, data, users, rooms, media, authenticator, register, routes)
 
 
-async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tasks: Tasks, registry: Registry) -> Base:
+async def _open(
+    config: Config,
+    keys: Sequence[SigningKey],
+    reactor: Any,
+    clock: Clock,
+    tasks: Tasks,
+    registry: Registry,
+    names: Names | None,
+) -> Base:
     readers = config.database.pool_size
     database_threads = Threads(reactor, readers + FURTHER_DATABASE_THREADS, "database")
     store = Store(
@@ -320,19 +348,38 @@ async def _open(config: Config, key: SigningKey, reactor: Any, clock: Clock, tas
         appservice = requester.appservice
         return appservice is not None and not registry.is_rate_limited(appservice, requester.user_id)
 
+    lanes: Lanes[RoomID] = Lanes()
+    door = RoomDoor(store, feed, lanes, clock, Identity(server_name, keys[0]))
+    work_threads = Threads(reactor, WORK_THREADS, "worker")
+    links = None
+    if config.federation.enabled:
+        links = build_links(
+            config,
+            keys,
+            reactor=reactor,
+            clock=clock,
+            tasks=tasks,
+            threads=work_threads,
+            store=store,
+            feed=feed,
+            door=door,
+            lanes=lanes,
+            names=names,
+        )
     return Base(
         config=config,
         server_name=server_name,
         clock=clock,
         tasks=tasks,
         database_threads=database_threads,
-        work_threads=Threads(reactor, WORK_THREADS, "worker"),
+        work_threads=work_threads,
         store=store,
         feed=feed,
         timeline=Timeline(store, feed),
-        door=RoomDoor(store, feed, Lanes(), clock, Identity(server_name, key)),
+        door=door,
         rates=ClientRates(RateLimits(clock), config.limits, is_exempt=is_exempt),
         outgoing=Outgoing(reactor),
+        links=links,
     )
 
 
@@ -356,12 +403,24 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
         typing_stream.listen(sender.on_typing)
         presence_stream.listen(sender.on_presence)
     account_data = AccountData(store, feed, stream=data_stream, unread=unread)
+    links = base.links
+    edus = links.outbox if links is not None else NoEdus()
+    servers_of = links.servers_of if links is not None else no_servers
     bundles = Bundles(store, feed, clock, account_data.ignored_users)
     return Data(
         account_data=account_data,
-        receipts=Receipts(store, feed, clock, stream=receipts_stream, account_data=account_data, unread=unread),
-        typing=Typing(store, feed, clock, stream=typing_stream),
-        presence=Presence(store, feed, clock, base.tasks, base.config.presence, stream=presence_stream),
+        receipts=Receipts(
+            store,
+            feed,
+            clock,
+            stream=receipts_stream,
+            account_data=account_data,
+            unread=unread,
+            edus=edus,
+            servers_of=servers_of,
+        ),
+        typing=Typing(store, feed, clock, stream=typing_stream, edus=edus, servers_of=servers_of),
+        presence=Presence(store, feed, clock, base.tasks, base.config.presence, stream=presence_stream, edus=edus),
         push_rules=PushRules(store, feed, stream=data_stream, unread=unread),
         streams=Streams(
             ephemeral=(receipts_stream, typing_stream),
@@ -416,7 +475,13 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         await membership.leave_all(user_id, await store.interner.user(user_id))
 
     membership = Membership(
-        store, base.door, base.feed, server_name=server_name, profile_of=profile_of, may_invite=may_invite
+        store,
+        base.door,
+        base.feed,
+        server_name=server_name,
+        profile_of=profile_of,
+        may_invite=may_invite,
+        others=base.links.others if base.links is not None else None,
     )
     accounts = Accounts(
         database, store.interner, clock, tasks, sessions, devices, leave_rooms=leave_rooms, registered=registered
@@ -447,6 +512,7 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         filters=Filters(database, max_limit=config.limits.timeline_limit),
         membership=membership,
         profile_of=profile_of,
+        may_invite=may_invite,
     )
 
 
@@ -455,7 +521,9 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     ignored_users = data.account_data.ignored_users
 
     async def made_by_service(alias: RoomAlias) -> tuple[RoomID, tuple[ServerName, ...]] | None:
-        if alias.server_name != base.server_name or not await appservices.client.query_alias(alias):
+        if alias.server_name != base.server_name:
+            return None if base.links is None else await base.links.find_alias(alias)
+        if not await appservices.client.query_alias(alias):
             return None
         room_id = await directory.find(alias)
         return None if room_id is None else (room_id, ())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -23,7 +23,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from homeserver.errors import BadIdentifier, BadJson, HomeserverError, InternalFault, InvalidParam, MatrixError
 from homeserver.model.canonical_json import JsonObject
-from homeserver.model.ids import RoomID
+from homeserver.model.ids import EventID, RoomID
 from homeserver.ports import PDU
 from homeserver.runtime.lanes import Lanes
 from homeserver.web.request import WebRequest
@@ -52,7 +52,7 @@ class EventInlet(Protocol):
 
     async def receive(
         self, origin: str, room_id: RoomID, pdus: Sequence[PDU], *, relay: bool = False
-    ) -> dict[str, str | None]:
+    ) -> Mapping[EventID, str | None]:
         """Return by event ID None, or what to tell the sender of what is wrong with it."""
         ...
 

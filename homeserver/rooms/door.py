@@ -101,7 +101,7 @@ class RoomDoor:
         transaction: TransactionRow | None = None,
     ) -> list[StoredEvent]:
         """Append events one on top of the other; if one is refused or cannot be stored, none is stored."""
-        templates = [await self._pass_gates(room_id, template) for template in templates]
+        templates = [await self.pass_gates(room_id, template) for template in templates]
         await self._intern(templates)
         async with self._lanes.enter(room_id):
             tip = self._tips.find(room_id) or await self._tips.get(room_id)
@@ -128,8 +128,8 @@ class RoomDoor:
         `room_id` is None where the create event gives the room its ID. If one of the events is refused or cannot be
         stored, there is no room.
         """
-        create = await self._pass_gates(room_id or RoomID("!"), create)
-        then = [await self._pass_gates(room_id or RoomID("!"), template) for template in then]
+        create = await self.pass_gates(room_id or RoomID("!"), create)
+        then = [await self.pass_gates(room_id or RoomID("!"), template) for template in then]
         await self._intern([create, *then])
         sender_nid = await self._store.interner.user(create.sender)
         key_nid = (await self._store.interner.keys([CREATE_KEY]))[CREATE_KEY]
@@ -394,7 +394,8 @@ class RoomDoor:
         if await self._store.database.read(lambda tx: load_tip(tx, room_id)) is not None:
             raise BadState("a room of this ID exists already")
 
-    async def _pass_gates(self, room_id: RoomID, template: EventTemplate) -> EventTemplate:
+    async def pass_gates(self, room_id: RoomID, template: EventTemplate) -> EventTemplate:
+        """Ask the gates about an event of a local user; return it, perhaps changed, or raise GateDenied."""
         for gate in self._gates:
             template = await gate.check(room_id, template)
         return template
