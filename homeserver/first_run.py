@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from homeserver.config import Config, Listener
 from homeserver.errors import Misconfigured
-from homeserver.model.signing import SigningKey, generate_signing_key, key_file_line, parse_key_file
+from homeserver.model.server_keys import MAX_VERIFY_KEYS
+from homeserver.model.signing import (
+    BadKey,
+    SigningKey,
+    VerifyKey,
+    generate_signing_key,
+    is_key_id,
+    key_file_line,
+    parse_key_file,
+)
 
 # Returns that many random bytes; `os.urandom` unless a test says otherwise.
 Entropy = Callable[[int], bytes]
@@ -27,11 +36,16 @@ _MAX_KEY_FILE_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the server starts with: `config` with the secrets that were made, the keys in the order of their file."""
+    """What the server starts with: `config` with the secrets that were made, and its keys.
+
+    `signing_keys` are in the order of their file, and the first signs events; `old_signing_keys` by key ID, each with
+    when it was last used.
+    """
 
     config: Config
     signing_keys: tuple[SigningKey, ...]
     made_signing_key: bool
+    old_signing_keys: Mapping[str, tuple[VerifyKey, int]]
 
 
 def prepare(config: Config, *, entropy: Entropy = os.urandom) -> Prepared:
@@ -44,7 +58,8 @@ def prepare(config: Config, *, entropy: Entropy = os.urandom) -> Prepared:
     if config.media.enabled:
         make_private_folder(config.media.store_path)
     keys, made = _signing_keys(config.server.signing_key_path, entropy)
-    return Prepared(_with_registration_secret(config, entropy), keys, made)
+    old_keys = _old_signing_keys(config, {key.key_id for key in keys})
+    return Prepared(_with_registration_secret(config, entropy), keys, made, old_keys)
 
 
 def make_private_folder(path: Path) -> None:
@@ -129,7 +144,27 @@ def _signing_keys(path: Path, entropy: Entropy) -> tuple[tuple[SigningKey, ...],
         ) from error
     if not keys:
         raise Misconfigured(f"{path} holds no signing key. Put the right file there, or remove it to get a new key.")
+    if len(keys) > MAX_VERIFY_KEYS:
+        raise Misconfigured(
+            f"{path} holds more than {MAX_VERIFY_KEYS} keys. Keep those that are to be used, and move the public halves"
+            " of the others to server.old_signing_keys."
+        )
     return tuple(keys), made
+
+
+def _old_signing_keys(config: Config, in_use: Collection[str]) -> Mapping[str, tuple[VerifyKey, int]]:
+    old_keys: dict[str, tuple[VerifyKey, int]] = {}
+    for key_id, old in config.server.old_signing_keys.items():
+        name = f"The key {key_id} under server.old_signing_keys"
+        if key_id in in_use:
+            raise Misconfigured(f"{name} is in {config.server.signing_key_path} too. Remove it from one of them.")
+        if not is_key_id(key_id):
+            raise Misconfigured(f"{name} has no name of a key, such as ed25519:a_1234. Correct it.")
+        try:
+            old_keys[key_id] = VerifyKey.parse(old.key), old.expired_ts
+        except BadKey as error:
+            raise Misconfigured(f"{name} is no public key: {error}. Correct it.") from error
+    return old_keys
 
 
 def _with_registration_secret(config: Config, entropy: Entropy) -> Config:

@@ -11,6 +11,7 @@ import pytest
 from homeserver.config import Config
 from homeserver.errors import Misconfigured
 from homeserver.first_run import client_address, prepare, readable_secret, welcome_text
+from homeserver.model.signing import generate_signing_key, key_file_line
 
 IS_ROOT = os.geteuid() == 0
 
@@ -41,6 +42,49 @@ def test_the_second_start_keeps_the_key(tmp_path: Path) -> None:
     second = prepare(config)
     assert not second.made_signing_key
     assert first.signing_keys[0].verify_key == second.signing_keys[0].verify_key
+
+
+def test_a_key_file_may_hold_several_keys_and_the_first_signs(tmp_path: Path) -> None:
+    config = Config.default(tmp_path)
+    keys = [generate_signing_key(bytes([number]) * 32, f"k{number}") for number in range(3)]
+    config.server.signing_key_path.write_text("".join(key_file_line(key) for key in keys))
+    assert ["ed25519:k0", "ed25519:k1", "ed25519:k2"] == [key.key_id for key in prepare(config).signing_keys]
+
+
+def test_more_keys_than_other_servers_take_are_told(tmp_path: Path) -> None:
+    config = Config.default(tmp_path)
+    keys = [generate_signing_key(bytes([number]) * 32, f"k{number}") for number in range(33)]
+    config.server.signing_key_path.write_text("".join(key_file_line(key) for key in keys))
+    with pytest.raises(Misconfigured, match="more than 32 keys"):
+        prepare(config)
+
+
+def _with_old_key(folder: Path, key_id: str, key: str) -> Config:
+    old_keys = {key_id: {"key": key, "expired_ts": 5}}
+    return Config.from_mapping({"server": {"name": "a", "data_dir": str(folder), "old_signing_keys": old_keys}})
+
+
+def test_old_keys_are_read_from_the_configuration(tmp_path: Path) -> None:
+    old = generate_signing_key(b"\x01" * 32, "old")
+    config = _with_old_key(tmp_path, "ed25519:old", old.verify_key_base64)
+    assert {"ed25519:old": (old.verify_key, 5)} == prepare(config).old_signing_keys
+
+
+@pytest.mark.parametrize(
+    ("key_id", "key", "text"),
+    [
+        ("ed25519:old", "AAAA", "is no public key"),
+        ("ed25519:old", "A" * 43, "is no public key"),
+        ("old", generate_signing_key(b"\x01" * 32, "old").verify_key_base64, "has no name of a key"),
+        ("ed25519:new", generate_signing_key(b"\x01" * 32, "old").verify_key_base64, "is in .* too"),
+    ],
+    ids=["short", "zero", "no algorithm", "in use"],
+)
+def test_an_old_key_that_is_none_is_told(tmp_path: Path, key_id: str, key: str, text: str) -> None:
+    config = _with_old_key(tmp_path, key_id, key)
+    config.server.signing_key_path.write_text(key_file_line(generate_signing_key(b"\x02" * 32, "new")))
+    with pytest.raises(Misconfigured, match=text):
+        prepare(config)
 
 
 def test_the_registration_secret_is_made_once(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Fetcher:
     def __init__(self, authority: Authority) -> None:
         self._browser = Browser(authority)
         self.calls: list[tuple[str, str]] = []
+        # Nobody can be reached.
+        self.is_cut_off = False
 
     async def get_json(self, server: str, path: str, *, max_bytes: int, timeout_s: float) -> Any:
         return await self._ask("GET", server, path, None, max_bytes)
@@ -44,6 +46,8 @@ class Fetcher:
 
     async def _ask(self, method: str, server: str, path: str, body: bytes | None, max_bytes: int) -> Any:
         self.calls.append((server, path))
+        if self.is_cut_off:
+            raise RemoteUnreachable(server, "cut off")
         try:
             answer: PlayedAnswer = await self._browser.request(method, f"https://{server}{path}", body)
         except (ConnectError, ResponseNeverReceived, DeferredTimeout) as fault:
