@@ -89,7 +89,7 @@ class _StateIDs(msgspec.Struct):
 class _Join(msgspec.Struct):
     state: list[msgspec.Raw]
     auth_chain: list[msgspec.Raw]
-    event: msgspec.Raw | None = None
+    event: msgspec.Raw = msgspec.Raw()
     members_omitted: bool | None = None
     servers_in_room: list[str] | None = None
 
@@ -119,7 +119,7 @@ def read_join(server: str, body: Body, *, is_v1: bool) -> SendJoinAnswer:
     """Read the answer of send_join, version 2 or 1."""
     found = _decoded(server, _JOIN_V1, body)[1] if is_v1 else _decoded(server, _JOIN, body)
     # `null` is what some servers write where there is nothing; it is cut out like anything else.
-    event = None if found.event is None or bytes(found.event) == b"null" else bytes(found.event)
+    event = None if bytes(found.event) in (b"", b"null") else bytes(found.event)
     servers = _server_names(found.servers_in_room or [], MAX_SERVERS_IN_ROOM)
     omitted = bool(found.members_omitted)
     return SendJoinAnswer(event, PDUs(found.state), PDUs(found.auth_chain), omitted, servers)
