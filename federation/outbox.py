@@ -254,18 +254,21 @@ class Outbox:
             return
         queue.is_waiting = True
         self._waiting.append(queue)
+        self._drain_later()
+
+    def _drain_later(self) -> None:
         if not self._is_draining:
             self._is_draining = True
             self._clock.call_later(0, self._drain)
 
     def _drain(self) -> None:
-        self._is_draining = False
         while self._waiting and self._running < MAX_RUNNING and not self._is_stopped:
             queue = self._waiting.popleft()
             queue.is_waiting = False
             queue.is_running = True
             self._running += 1
             self._tasks.start(f"send to {queue.name}", self._run(queue))
+        self._is_draining = False
 
     def _pause(self, queue: Queue, seconds: float = 0.0) -> None:
         """Let a queue rest until its server may be tried again, and for `seconds` at least."""
@@ -302,6 +305,8 @@ class Outbox:
                 batch = queue.take()
                 if batch is not None:
                     await self._deliver(queue, batch)
+                    if queue.name in self._paused:
+                        return
                 elif not queue.is_behind and not queue.has_durable:
                     return
         except CancelledError:
@@ -319,13 +324,13 @@ class Outbox:
     def _end(self, queue: Queue) -> None:
         queue.is_running = False
         self._running -= 1
-        if queue.is_idle:
+        if not queue.is_idle:
+            self._ready(queue)
+        elif not queue.set_aside:
             # Thousands of servers that have everything cost nothing.
             self._queues.pop(queue.name, None)
-        else:
-            self._ready(queue)
-        if self._waiting and not self._is_draining:
-            self._drain()
+        if self._waiting and not self._is_stopped:
+            self._drain_later()
 
     async def _read_missed(self, queue: Queue) -> None:
         scan = queue.scan
@@ -435,7 +440,8 @@ class Outbox:
             queue.refuse(batch.pdus[0].event_id)
         await self._finish(queue, batch)
         if queue.set_aside >= MAX_SET_ASIDE:
-            queue.set_aside = 0
+            # It is the server, it seems; from now on one thing is tried, until something is taken.
+            queue.set_aside = MAX_SET_ASIDE - 1
             self._fail(queue, refusal)
 
     # -- trimming ----------------------------------------------------------------------------------------------------
