@@ -95,7 +95,9 @@ class JoinAnswers:
                 await sort_events(self._threads, answer.auth_chain),
             )
         first = await self._check_what_matters(version, join, state, chain)
-        accepted = await self._threads.run(_judge, server, version, signed, first.state_ids, first.events)
+        accepted = await self._threads.run(
+            _judge, server, version, signed, first.state_ids, first.events, answer.members_omitted
+        )
         later_state = await self._threads.run(_rest, state, first.picked)
         later_auth = await self._threads.run(_rest, chain, first.picked)
         told = answer.servers_in_room
@@ -241,6 +243,7 @@ def _judge(
     join: CheckedEvent,
     state_ids: Mapping[EventID, None],
     events: Mapping[EventID, CheckedEvent],
+    members_omitted: bool,
 ) -> tuple[tuple[CheckedEvent, ...], tuple[CheckedEvent, ...]]:
     """Return the state that holds, and what it and the join rest on; raise RemoteProtocolError. May run in a thread."""
     create = _create_event(server, version, join.event, state_ids, events)
@@ -258,6 +261,12 @@ def _judge(
     missing = [event_id for event_id in join.event.auth_event_ids if event_id not in good]
     if missing:
         raise RemoteProtocolError(server, f"{len(missing)} auth events of the join are missing or refused")
+    if members_omitted:
+        # The members that matter most are left out of the state as well: an invite of the user, and who vouches.
+        for event_id in join.event.auth_event_ids:
+            cited = good[event_id].event
+            if cited.type == _MEMBER:
+                state.setdefault((cited.type, cited.state_key or ""), good[event_id])
     judged = judge_remote(
         version,
         join,
