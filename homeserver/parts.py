@@ -530,7 +530,8 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
 
     directory = Directory(store, clock, remote=made_by_service)
     access = RoomAccess(store, feed, door, base.timeline)
-    history = History(store, access, data.bundles, clock, ignored_users)
+    backfill = base.links.backfill if base.links is not None else None
+    history = History(store, access, data.bundles, clock, ignored_users, backfill=backfill)
     state = StateReads(store, feed, access, clock)
     Guests(store, door, feed, base.tasks)
     carry_over = RoomSettings(store.interner, data.account_data, data.push_rules).carry_over
