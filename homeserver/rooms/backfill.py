@@ -68,29 +68,35 @@ class Backfill:
         self._door = door
         self._clock = clock
         self._tasks = tasks
-        self._filling: dict[tuple[RoomID, EventID], list[Deferred[None]]] = {}
+        self._filling: dict[tuple[RoomID, EventID], list[Deferred[bool]]] = {}
         self._nothing: dict[tuple[RoomID, EventID, str], float] = {}
 
-    async def before(self, room_id: RoomID, position: int, limit: int) -> None:
-        """Fetch what is missing among the `limit` events at and before a position; return in some seconds at most.
+    async def before(self, room_id: RoomID, position: int, limit: int, *, within_s: float = READER_S) -> bool:
+        """Fetch what is missing among the `limit` events at and before a position; tell whether anything came.
 
-        Whatever it comes to: the reader then reads what is there.
+        Returns in some seconds at most, whatever it comes to: the reader then reads what is there.
         """
-        until_s = self._clock.monotonic() + READER_S
+        until_s = self._clock.monotonic() + within_s
         seen: set[EventID] = set()
-        for _ in range(MAX_GAPS):
+        has_come = False
+        while len(seen) < MAX_GAPS:
             try:
                 tip = await self._door.tip(room_id)
             except NotFound:
-                return
-            if not self._fetching.servers(tip):
-                return
+                break
             gap = await self._gap_within(tip, position, limit)
             left_s = until_s - self._clock.monotonic()
             if gap is None or gap.event_id in seen or left_s <= 0 or not self._candidates(tip, gap):
-                return
+                break
             seen.add(gap.event_id)
-            await self._wait_for(tip, gap, left_s)
+            has_come = await self._wait_for(tip, gap, left_s) or has_come
+        return has_come
+
+    async def is_open(self, room_id: RoomID, position: int) -> bool:
+        """Tell whether there is nothing here at and before a position, down to a gap that somebody may fill."""
+        tip = await self._door.tip(room_id)
+        gap = await self._gap_within(tip, position, 0)
+        return gap is not None and bool(self._fetching.servers(tip))
 
     async def _gap_within(self, tip: RoomTip, position: int, limit: int) -> Gap | None:
         """Return the newest gap that a page of so many events, back from a position, comes to.
@@ -109,30 +115,31 @@ class Backfill:
         )
         return gaps[0] if len(shown) <= limit else None
 
-    async def _wait_for(self, tip: RoomTip, gap: Gap, seconds: float) -> None:
-        """Wait until somebody has tried to fill a gap, or for so long."""
+    async def _wait_for(self, tip: RoomTip, gap: Gap, seconds: float) -> bool:
+        """Wait until somebody has tried to fill a gap, or for so long; tell whether something came."""
         key = (tip.room_id, gap.event_id)
         waiting = self._filling.get(key)
         is_first = waiting is None
         if waiting is None:
             waiting = self._filling[key] = []
-        filled: Deferred[None] = Deferred(waiting.remove)
+        filled: Deferred[bool] = Deferred(waiting.remove)
         waiting.append(filled)
         if is_first:
             self._tasks.start(f"backfill {tip.room_id}", self._fill_for_all(tip, gap))
         timer = self._clock.call_later(seconds, _give_up, waiting, filled)
         try:
-            await filled
+            return await filled
         finally:
             if timer.active():
                 timer.cancel()
 
     async def _fill_for_all(self, tip: RoomTip, gap: Gap) -> None:
+        has_come = False
         try:
-            await self._fill(tip, gap)
+            has_come = await self._fill(tip, gap)
         finally:
             for filled in self._filling.pop((tip.room_id, gap.event_id)):
-                filled.callback(None)
+                filled.callback(has_come)
 
     # -- filling a gap -----------------------------------------------------------------------------------------------
 
@@ -145,7 +152,7 @@ class Backfill:
         here = [name for name in names if name in tip.servers]
         return [name for name in here if self._nothing.get((tip.room_id, gap.event_id, name), 0.0) <= now_s]
 
-    async def _fill(self, tip: RoomTip, gap: Gap) -> None:
+    async def _fill(self, tip: RoomTip, gap: Gap) -> bool:
         until_s = self._clock.monotonic() + FILLING_S
         for server in self._candidates(tip, gap)[:MAX_SERVERS]:
             left_s = until_s - self._clock.monotonic()
@@ -153,13 +160,14 @@ class Backfill:
                 continue
             try:
                 if await self._fill_from(tip, gap, server, min(SERVER_S, left_s)):
-                    return
+                    return True
             except RemoteError as fault:
                 logger.info("History of %s could not be had: %s", tip.room_id, fault)
             except NotFound:
                 # Somebody else has filled it, or it has no place left.
-                return
+                return False
             remember(self._nothing, (tip.room_id, gap.event_id, server), self._clock.monotonic() + NOTHING_S)
+        return False
 
     async def _fill_from(self, tip: RoomTip, gap: Gap, server: str, within_s: float) -> bool:
         """Ask one server; tell whether anything came of it."""
@@ -222,7 +230,7 @@ def _next_edge(
     return max(edges, key=lambda event: (event.depth, event.event_id), default=None)
 
 
-def _give_up(waiting: list[Deferred[None]], filled: Deferred[None]) -> None:
+def _give_up(waiting: list[Deferred[bool]], filled: Deferred[bool]) -> None:
     if not filled.called:
         waiting.remove(filled)
-        filled.callback(None)
+        filled.callback(False)

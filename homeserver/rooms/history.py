@@ -29,6 +29,7 @@ from storage.history import find_room_of, load_nids_by_time, load_relating
 from storage.store import Store
 
 from .access import RoomAccess, RoomView, Viewer
+from .backfill import READER_S, Backfill
 from .rendering import Show, array, renderer
 
 DEFAULT_LIMIT: Final = 10
@@ -74,13 +75,21 @@ class History:
     """Reads what has happened in rooms."""
 
     def __init__(
-        self, store: Store, access: RoomAccess, bundles: Bundles, clock: Clock, ignored_users: IgnoredUsers
+        self,
+        store: Store,
+        access: RoomAccess,
+        bundles: Bundles,
+        clock: Clock,
+        ignored_users: IgnoredUsers,
+        backfill: Backfill | None = None,
     ) -> None:
+        """`backfill` fetches what is missing here; None where nobody is asked."""
         self._store = store
         self._access = access
         self._bundles = bundles
         self._clock = clock
         self._ignored_users = ignored_users
+        self._backfill = backfill
 
     # -- one event ---------------------------------------------------------------------------------------------------
 
@@ -135,6 +144,8 @@ class History:
         before = Page([], None, position - 1)
         after = Page([], None, position)
         if limit // 2:
+            if self._backfill is not None:
+                await self._backfill.before(room_id, position - 1, limit // 2)
             before = await self.page(view, start=position - 1, backwards=True, limit=limit // 2, wanted=wanted)
         if limit - limit // 2:
             after = await self.page(view, start=position, backwards=False, limit=limit - limit // 2, wanted=wanted)
@@ -189,14 +200,13 @@ class History:
         view = await self._access.view(viewer, room_id)
         if start is None:
             start = PaginationToken(view.upto if backwards else -MAX_POSITION)
-        page = await self.page(
-            view,
-            start=start.position,
-            stop=None if stop is None else stop.position,
-            backwards=backwards,
-            limit=limit,
-            wanted=wanted,
-        )
+        until = None if stop is None else stop.position
+        if backwards and self._backfill is not None:
+            page = await self._page_back(self._backfill, view, start.position, until, limit, wanted)
+        else:
+            page = await self.page(
+                view, start=start.position, stop=until, backwards=backwards, limit=limit, wanted=wanted
+            )
         stored = [seen.stored for seen in page.events]
         bundles = await self._bundles.of(view.user, stored)
         show = renderer(self._clock.now_ms(), viewer.device_nid, wanted.shape, bundles)
@@ -209,6 +219,27 @@ class History:
         if wanted.filter.lazy_load_members and stored:
             parts.append(b'"state":' + array(await self._senders(stored, show)))
         return b",".join(parts) + b"}"
+
+    async def _page_back(
+        self, backfill: Backfill, view: RoomView, start: int, stop: int | None, limit: int, wanted: EventsWanted
+    ) -> Page:
+        """Return a page backwards, with what others have of it where it is not here."""
+        start = min(start, view.upto)
+        until_s = self._clock.monotonic() + READER_S
+        if stop is None or stop < start:
+            await backfill.before(view.room_id, start, limit)
+        while True:
+            page = await self.page(view, start=start, stop=stop, backwards=True, limit=limit, wanted=wanted)
+            if page.end is not None or (stop is not None and stop >= page.cursor):
+                return page
+            left_s = until_s - self._clock.monotonic()
+            # What was fetched need not be what the filter lets through.
+            if left_s <= 0 or not await backfill.before(view.room_id, page.cursor, 0, within_s=left_s):
+                break
+        if page.events and await backfill.is_open(view.room_id, page.cursor):
+            # It goes on elsewhere, and perhaps somebody tells next time.
+            return Page(page.events, page.cursor, page.cursor)
+        return page
 
     async def page(
         self,

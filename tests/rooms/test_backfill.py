@@ -18,6 +18,7 @@ from homeserver.rooms.backfill import FILLING_S, MAX_SERVERS, READER_S
 from storage.events import timeline_before
 from tests.support.elsewhere import ALICE, BOB, Elsewhere
 from tests.support.played_rooms import Incoming, PlayedRooms, pdu
+from tests.support.room_reads import RoomReads
 from tests.support.rooms import SERVER, RoomServer
 
 from .test_shared_rooms import join
@@ -211,3 +212,44 @@ async def test_a_room_of_this_server_alone_asks_nobody(rooms: RoomServer) -> Non
     own = await rooms.room(alice)
     await incoming.backfill.before(own, 2**53, 10)
     assert [] == others.asked
+
+
+# -- readers ---------------------------------------------------------------------------------------------------------
+
+
+async def page_back(rooms: RoomServer, incoming: Incoming, **wanted: Any) -> list[dict[str, Any]]:
+    """Return the pages that a client gets that reads back from the end until there is no token."""
+    reads = RoomReads(rooms, incoming.backfill)
+    dave = await rooms.user("dave")
+    pages: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"dir": "b", "limit": "10", "filter": wanted}
+    while len(pages) < 100:
+        _, answer = await reads.room(dave, incoming.room.room_id, "messages", query)
+        pages.append(answer)
+        if "end" not in answer:
+            break
+        query["from"] = answer["end"]
+    return pages
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_reads_back_comes_to_the_creation(rooms: RoomServer) -> None:
+    room, _, incoming = await long_room(rooms, messages=150)
+    pages = await page_back(rooms, incoming)
+    shown = [each["event_id"] for page in pages for each in page["chunk"]]
+    assert [each.event_id for each in reversed(room.events)] == shown
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_filter_that_lets_little_through_reads_on_elsewhere(rooms: RoomServer) -> None:
+    room, _, incoming = await long_room(rooms, messages=250)
+    pages = await page_back(rooms, incoming, types=["m.room.power_levels"])
+    assert [room.power.event_id] == [each["event_id"] for page in pages for each in page["chunk"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_nobody_tells_more_the_reading_ends(rooms: RoomServer) -> None:
+    room, others, incoming = await long_room(rooms)
+    others.answers["backfill"] = refuse
+    pages = await page_back(rooms, incoming)
+    assert [[room.last.event_id], []] == [[each["event_id"] for each in page["chunk"]] for page in pages]

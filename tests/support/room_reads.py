@@ -18,6 +18,7 @@ from api.client.threads import Threads
 from homeserver.feed.bundles import Bundles
 from homeserver.feed.feed import UserFeed
 from homeserver.rooms.access import RoomAccess
+from homeserver.rooms.backfill import Backfill
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.event_stream import EventStream
 from homeserver.rooms.history import History
@@ -35,13 +36,13 @@ from .rooms import Person, RoomServer
 class RoomReads:
     """Everything that reads rooms; `ignored` says whom a user ignores."""
 
-    def __init__(self, server: RoomServer) -> None:
+    def __init__(self, server: RoomServer, backfill: Backfill | None = None) -> None:
         store, feed, clock = server.store, server.feed, server.clock
         self.ignored: dict[str, frozenset[str]] = {}
         self.directory = Directory(store, clock)
         self.access = RoomAccess(store, feed, server.door, server.timeline)
         self.bundles = Bundles(store, feed, clock, self._ignored_users)
-        self.history = History(store, self.access, self.bundles, clock, self._ignored_users)
+        self.history = History(store, self.access, self.bundles, clock, self._ignored_users, backfill)
         self.state = StateReads(store, feed, self.access, clock)
         self.relations = RelationReads(store, server.door, self.access, self.bundles, clock, self._ignored_users)
         self.stream = EventStream(
