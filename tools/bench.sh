@@ -57,18 +57,25 @@ url = "$url"
 shared_secret = "bench"
 bcrypt_rounds = 4
 
+# The played server of the federation scenarios has a certificate of its own making, on loopback.
+[federation]
+verify_certificates = false
+ip_range_denylist = []
+trusted_key_servers = []
+
 [log]
 level = "warning"
 file = "$work/log"
 TOML
 # Every rate limit that there is, raised out of the way.
 $python - >>"$work/sennit.toml" <<'PYTHON'
-from homeserver.config import Limits, RateLimit
+from homeserver.config import FederationLimit, Limits, RateLimit
 
 print("\n[limits]")
 for name, field in Limits.model_fields.items():
     if field.annotation in (RateLimit, RateLimit | None):
         print(f"{name} = {{ per_second = 1e6, burst_count = 1000000 }}")
+print("\n[limits.federation]\nsleep_limit = 1000000\nreject_limit = 1000000\nconcurrent = 1000")
 PYTHON
 
 # Started without a wrapper: the process id must be that of the server itself.
@@ -101,6 +108,9 @@ for scenario in "${scenarios[@]}"; do
         poll) flags=(-users 20 -seconds "$seconds") ;;
         messages) flags=(-events 400 -runs 5) ;;
         joins) flags=(-users "${BENCH_JOINS:-60}") ;;
+        fedin) flags=(-events "${BENCH_EVENTS:-1000}") ;;
+        fedout) flags=(-users 20 -events "${BENCH_EVENTS:-1000}") ;;
+        fedjoin) flags=(-users "${BENCH_JOINS:-2000}") ;;
         *) flags=() ;;
     esac
     "${load[@]}" "${flags[@]}" "$scenario" || say "$scenario failed"
