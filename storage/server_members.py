@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from homeserver.model.ids import server_name_of
 
@@ -24,22 +24,24 @@ class ServerMember(NamedTuple):
     membership: str
 
 
-def members_of_server(tx: Transaction, room_nid: int, server_name: str) -> list[ServerMember]:
-    """Return all users of a server who ever had a membership in the room, who is joined first.
-
-    LIMIT: goes through all memberships of the room; asked for only where the history is not for all members.
-    """
+def longest_joined(tx: Transaction, room_nid: int, server_name: str, limit: int) -> list[ServerMember]:
+    """Return up to `limit` users of a server who are joined to the room, those whose membership is oldest first."""
     query = (
-        select(user_ids.c.user_id, memberships.c.event_nid, memberships.c.membership)
-        .join(memberships, memberships.c.user_nid == user_ids.c.user_nid)
-        .where(memberships.c.room_nid == room_nid, user_ids.c.user_id.endswith(f":{server_name}", autoescape=True))
+        _members(room_nid, server_name)
+        .where(memberships.c.membership == "join")
+        .order_by(memberships.c.position)
+        .limit(limit)
     )
-    # Compared exactly: the database may not care for case, and `8448` is the end of every name with that port.
-    found = {row[0]: (row[1], row[2]) for row in tx.all(query) if server_name_of(row[0]) == server_name}
-    keys = find_key_nids(tx, [("m.room.member", user_id) for user_id in found])
-    members = [ServerMember(key_nid, *found[key[1]]) for key, key_nid in keys.items()]
-    members.sort(key=lambda member: member.membership != "join")
-    return members
+    return _found(tx, query, server_name)
+
+
+def members_of_server(tx: Transaction, room_nid: int, server_name: str) -> list[ServerMember]:
+    """Return all users of a server who ever had a membership in the room.
+
+    LIMIT: goes through all memberships of the room; asked for only where the history is not for all members, and those
+    who are there longest do not decide.
+    """
+    return _found(tx, _members(room_nid, server_name), server_name)
 
 
 def erased_among(tx: Transaction, user_nids: Iterable[int]) -> set[int]:
@@ -50,13 +52,20 @@ def erased_among(tx: Transaction, user_nids: Iterable[int]) -> set[int]:
 
 def has_invited_user(tx: Transaction, room_nid: int, server_name: str) -> bool:
     """Tell whether a user of a server is invited to a room now."""
-    query = (
-        select(user_ids.c.user_id)
-        .join(memberships, memberships.c.user_nid == user_ids.c.user_nid)
-        .where(
-            memberships.c.room_nid == room_nid,
-            memberships.c.membership == "invite",
-            user_ids.c.user_id.endswith(f":{server_name}", autoescape=True),
-        )
-    )
+    query = _members(room_nid, server_name).where(memberships.c.membership == "invite")
     return any(server_name_of(row[0]) == server_name for row in tx.all(query))
+
+
+def _members(room_nid: int, server_name: str) -> Select[Any]:
+    return (
+        select(user_ids.c.user_id, memberships.c.event_nid, memberships.c.membership)
+        .join(memberships, memberships.c.user_nid == user_ids.c.user_nid)
+        .where(memberships.c.room_nid == room_nid, user_ids.c.user_id.endswith(f":{server_name}", autoescape=True))
+    )
+
+
+def _found(tx: Transaction, query: Select[Any], server_name: str) -> list[ServerMember]:
+    # Compared exactly: the database may not care for case, and `8448` is the end of every name with that port.
+    found = {row[0]: (row[1], row[2]) for row in tx.all(query) if server_name_of(row[0]) == server_name}
+    keys = find_key_nids(tx, [("m.room.member", user_id) for user_id in found])
+    return [ServerMember(key_nid, *found[key[1]]) for key, key_nid in keys.items()]

@@ -233,7 +233,7 @@ class ServerReads:
         file, length = await self._in_turn(server, lambda: self._store.database.read(write))
         # As long as it is being sent it counts.
         self._hold(server)
-        weakref.finalize(file, self._release, server)
+        weakref.finalize(file, self._release, server).atexit = False
         return JsonFile(file, length)
 
     async def _in_turn(self, server: str, work: Callable[[], Awaitable[T]]) -> T:

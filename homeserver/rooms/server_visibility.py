@@ -25,7 +25,7 @@ from homeserver.model.ids import EventID
 from homeserver.model.visibility import may_server_see
 from storage.events import load_as_sent
 from storage.pdus import StoredPDU
-from storage.server_members import ServerMember, erased_among, members_of_server
+from storage.server_members import ServerMember, erased_among, longest_joined, members_of_server
 from storage.store import Store
 from storage.transaction import Transaction
 
@@ -34,6 +34,8 @@ from .tip import RoomTip
 # LIMIT: member events read for one request; whose turn does not come counts as not joined.
 MAX_MEMBERS_READ: Final = 2_000
 _SLICE: Final = 100
+# Of those who are in the room longest, so many are looked at before all others are.
+_FEW: Final = 10
 _VISIBILITY_KEY: Final[StateKey] = ("m.room.history_visibility", "")
 _TO_ALL_MEMBERS: Final = frozenset({HistoryVisibility.SHARED, HistoryVisibility.WORLD_READABLE})
 
@@ -71,6 +73,7 @@ class _Judge:
         self._erased = erased_among(tx, (pdu.sender_nid for pdu in pdus))
         self._read: dict[int, Event | None] = {}
         self._members_read = 0
+        self._longest: list[ServerMember] | None = None
         self._members: list[ServerMember] | None = None
 
     def visible(self, pdus: Iterable[StoredPDU]) -> set[int]:
@@ -108,20 +111,19 @@ class _Judge:
         return (nid is None or setting is not None) and history_visibility_of(setting) in _TO_ALL_MEMBERS
 
     def _members_before(self, before: Callable[[int | None], int | None]) -> Iterator[Event]:
+        """Yield the member events of the server's users before an event: first those that will likely decide."""
+        if self._longest is None:
+            self._longest = longest_joined(self._tx, self._tip.room_nid, self._server, _FEW)
+        for member in self._longest:
+            # Who is in the room by the same event as then.
+            if before(member.key_nid) == member.event_nid and (event := self._event(member.event_nid)) is not None:
+                yield event
         if self._members is None:
             self._members = members_of_server(self._tx, self._tip.room_nid, self._server)
-        nids: list[int] = []
-        for member in self._members:
-            nid = before(member.key_nid)
-            if nid is None:
-                continue
-            if nid == member.event_nid and member.membership == "join":
-                # Who is in the room since then: nothing else has to be read.
-                event = self._event(nid)
-                if event is not None:
-                    yield event
-            else:
-                nids.append(nid)
+        nids = [nid for member in self._members if (nid := before(member.key_nid)) is not None]
+        # Those who are joined by the same event now come first.
+        joined = {member.event_nid for member in self._members if member.membership == "join"}
+        nids.sort(key=lambda nid: nid not in joined)
         for start in range(0, len(nids), _SLICE):
             part = nids[start : start + _SLICE]
             self._load([nid for nid in part if nid not in self._read])

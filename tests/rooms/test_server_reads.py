@@ -14,6 +14,7 @@ from homeserver.model.event import Event
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.rooms.server_guard import ServerGuard
 from homeserver.rooms.server_reads import JsonFile, ServerReads
+from storage.accounts import create_account, set_deactivated
 from tests.support.elsewhere import ALICE, BOB, START_MS, Elsewhere
 from tests.support.rooms import SERVER, RoomServer
 
@@ -358,6 +359,60 @@ async def test_a_redacted_event_is_given_redacted(rooms: RoomServer) -> None:
     assert {} == json.loads((await reads.backfill(ASKING, room.room_id, [room.event_id], 1))[0])["content"]
     state = _read(await reads.state(ASKING, room.room_id, asked.event_id))
     assert [{}] == [each["content"] for each in state["pdus"] if each["type"] == "m.room.topic"]
+
+
+@pytest.mark.parametrize("visibility", VISIBILITIES)
+@pytest_twisted.ensureDeferred
+async def test_what_an_erased_user_said_is_for_servers_that_were_there(rooms: RoomServer, visibility: str) -> None:
+    """Spec: "Account deactivation", `erase`: servers that come later are given redacted copies."""
+    await _account(rooms, "zoe")
+    room = Room(rooms, "room", visibility)
+    room.event = room.elsewhere.say(ZOE, "the secret")
+    room.elsewhere.join(BOB)
+    await room.start()
+    reads = _reads(rooms)
+    nid = (await rooms.user("zoe")).user_nid
+    before = json.loads(await reads.event(ASKING, room.event_id))["content"]
+    await rooms.store.database.write(lambda tx: set_deactivated(tx, nid, is_erased=True))
+    assert (visibility in FOR_MEMBERS, False) == (
+        "body" in before,
+        "body" in json.loads(await reads.event(ASKING, room.event_id))["content"],
+    )
+    assert "body" in json.loads(await reads.event("a.example", room.event_id))["content"]
+
+
+async def _account(rooms: RoomServer, localpart: str) -> None:
+    person = await rooms.user(localpart)
+    await rooms.store.database.write(
+        lambda tx: create_account(
+            tx,
+            user_nid=person.user_nid,
+            user_id=person.user_id,
+            password_hash=None,
+            is_admin=False,
+            is_guest=False,
+            created_ts=0,
+            appservice=None,
+        )
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_users_of_a_server_are_looked_through_for_one_who_was_there(rooms: RoomServer) -> None:
+    room = Room(rooms, "room", "joined")
+    users = [UserID(f"@user{number}:b.example") for number in range(25)]
+    room.elsewhere.join(users[-1])
+    room.say()
+    hidden = room.elsewhere.member(users[-1], users[-1], "leave")
+    room.elsewhere.join(users[-1])
+    for user in users[:-1]:
+        room.elsewhere.join(user)
+    # By another event than the one of the time: only what that one says can tell.
+    room.elsewhere.add("m.room.member", users[-1], {"membership": "join", "displayname": "x"}, users[-1])
+    await room.start()
+    reads = _reads(rooms)
+    assert "body" in json.loads(await reads.event(ASKING, room.event_id))["content"]
+    assert hidden.content == json.loads(await reads.event(ASKING, hidden.event_id))["content"]
 
 
 @pytest_twisted.ensureDeferred
