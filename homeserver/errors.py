@@ -121,6 +121,12 @@ class UnsupportedRoomVersion(BadRequest):
     errcode = "M_UNSUPPORTED_ROOM_VERSION"
 
 
+class InvalidSignature(BadRequest):
+    """A signature is missing, or is not by the key that it should be by."""
+
+    errcode = "M_INVALID_SIGNATURE"
+
+
 class DuplicateAnnotation(BadRequest):
     """The user has annotated the event in the same way before."""
 
@@ -265,6 +271,19 @@ class GuestForbidden(NotAllowed):
     """Guests may not do this."""
 
     errcode = "M_GUEST_ACCESS_FORBIDDEN"
+
+
+class WrongRoomKeysVersion(NotAllowed):
+    """Keys can be stored in the newest backup only, which is another one."""
+
+    errcode = "M_WRONG_ROOM_KEYS_VERSION"
+
+    def __init__(self, current_version: str) -> None:
+        super().__init__("Wrong backup version.")
+        self.current_version = current_version
+
+    def body(self) -> dict[str, Any]:
+        return {**super().body(), "current_version": self.current_version}
 
 
 class UserDeactivated(NotAllowed):

@@ -127,6 +127,10 @@ class UserFeed:
     ruleset: Any = None
     # How often what `unread` is made of (receipts, push rules) has changed: for whoever reads it meanwhile.
     unread_changes: int = 0
+    # Kept by feed.streams.device_lists: user ID -> (position, whether that one left a room), in order of position;
+    # all changes over `devices_floor` are there.
+    devices: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    devices_floor: int = 0
 
     def joined(self) -> list[UserRoom]:
         """Return the rooms that the user is in."""

@@ -31,8 +31,10 @@ from storage.tables.user_state import account_data, receipts
 from storage.transaction import Transaction, chunks
 
 from .client_event import client_dict, render, render_stripped, render_told
+from .device_sections import DeviceSections
 from .feed import Feed, UserFeed, UserRoom
 from .streams.protocol import RoomStream, StreamItem, UserStream
+from .streams.to_device import NOTHING, Told
 from .summary import MemberFacts, member_facts
 from .timeline import Timeline
 from .unread import Unread
@@ -91,6 +93,7 @@ class Streams:
     ignored_users: Callable[[UserFeed], Awaitable[frozenset[str]]]
     # Whether a user, by number, takes no invites and is told of none.
     blocks_invites: Callable[[int], Awaitable[bool]]
+    devices: DeviceSections | None = None
 
 
 @dataclass(slots=True)
@@ -148,9 +151,16 @@ class Sync:
         """Return the response as JSON, as soon as there is something to tell."""
         deadline = self._clock.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S)
         since = request.since
+        devices, told = self._streams.devices, NOTHING
         while True:
+            if devices is not None:
+                told = await devices.take(request.device_nid, since)
             # Asked for each time: a user who has not been waiting may have been dropped from memory.
-            user = await self._feed.user(request.user_id, request.user_nid)
+            user = self._feed.find_user(request.user_id)
+            if user is None:
+                await self._feed.user(request.user_id, request.user_nid)
+                continue
+            # Nothing is waited for between `take` and this: what came since is not taken for told.
             upto = self._feed.watermark
             # A token from a stream that ran further than this one (a restored backup): go on from here.
             if since is not None and since > upto:
@@ -160,13 +170,14 @@ class Sync:
                 and not request.full_state
                 and since >= user.floor
                 and user.last_change <= since
+                and not told.messages
                 and request.timeout_s > 0
                 and not self._feed.is_stopped
             ):
                 if await self._feed.wait(user, since, deadline - self._clock.monotonic()):
                     continue
-                return _empty(upto)
-            body, is_empty = await self._build(request, user, since, upto)
+                return _empty(upto, b"" if devices is None else await devices.counts(request.device_nid))
+            body, is_empty = await self._build(request, user, since, upto, told)
             left = deadline - self._clock.monotonic()
             if not is_empty or since is None or request.full_state or left <= 0 or self._feed.is_stopped:
                 return body
@@ -174,10 +185,13 @@ class Sync:
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
-    async def _build(self, request: SyncRequest, user: UserFeed, since: int | None, upto: int) -> tuple[bytes, bool]:
+    async def _build(
+        self, request: SyncRequest, user: UserFeed, since: int | None, upto: int, told: Told
+    ) -> tuple[bytes, bool]:
         chosen = request.filter
         sections: list[bytes] = []
         is_empty = True
+        devices = self._streams.devices
         if since is None or request.full_state or user.last_change > since or since < user.floor:
             # Before anything is waited for: the memberships are those at `upto`.
             places = self._changed_places(request, user, since)
@@ -217,6 +231,13 @@ class Sync:
                 if items:
                     sections.append(b'"' + name + b'":' + _events(items))
                     is_empty = False
+        if devices is not None:
+            news = await devices.news(user, told, since, upto)
+            is_empty = is_empty and not news
+            sections += news
+            counts = await devices.counts(request.device_nid)
+            if counts:
+                sections.append(counts)
         head = b'{"next_batch":"%s"' % str(StreamToken(upto)).encode()
         return b",".join([head, *sections]) + b"}", is_empty
 
@@ -615,8 +636,9 @@ class Sync:
         return result
 
 
-def _empty(upto: int) -> bytes:
-    return b'{"next_batch":"%s"}' % str(StreamToken(upto)).encode()
+def _empty(upto: int, counts: bytes) -> bytes:
+    """Return the response that tells of nothing; `counts` are the members that every response has."""
+    return b'{"next_batch":"%s"%s}' % (str(StreamToken(upto)).encode(), b"," + counts if counts else b"")
 
 
 def _joined(encoded: Sequence[bytes]) -> bytes:

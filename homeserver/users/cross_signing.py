@@ -1,0 +1,261 @@
+"""Cross-signing keys, and signatures that users make over devices and over each other.
+
+A signature is stored only when it is good: by a key of the user who uploads it, over the key as this server has it. So
+nobody can fill up other people's keys, and nothing that is shown is in vain.
+
+Spec: client-server API, "Cross-signing", `POST /keys/device_signing/upload`, `POST /keys/signatures/upload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from homeserver.errors import BadJson, InvalidParam, InvalidSignature, MatrixError, NotFound
+from homeserver.feed.changes import store_change
+from homeserver.feed.streams.device_lists import DeviceListsStream
+from homeserver.model.canonical_json import JsonObject, check_strict
+from homeserver.model.device_keys import (
+    MASTER,
+    MAX_ID_CHARACTERS,
+    SELF_SIGNING,
+    USAGES,
+    USER_SIGNING,
+    check_cross_signing_key,
+    without_signatures,
+)
+from homeserver.model.signing import BadKey, BadSignature, VerifyKey, verify_signed_json
+from storage import device_keys as storage
+from storage import device_lists as lists_storage
+from storage.device_keys import CrossSigningKey, Signature
+from storage.store import Store
+from storage.transaction import Transaction
+
+from .device_lists import SIGNING_KEYS, DeviceLists
+from .sessions import Requester
+
+# LIMIT: keys signed in one request, and signatures on each of them that are looked at.
+MAX_SIGNED: Final = 1_000
+MAX_SIGNATURES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedKeys:
+    """Keys of one user, checked: usage -> (public key, canonical JSON)."""
+
+    keys: Mapping[str, tuple[str, bytes]]
+    # Whether the user has to prove who they are before these may be stored.
+    needs_proof: bool
+    # Whether they are what is stored already.
+    is_known: bool
+
+
+class CrossSigning:
+    """Stores keys and signatures."""
+
+    def __init__(self, store: Store, *, device_lists: DeviceLists, stream: DeviceListsStream) -> None:
+        self._store = store
+        self._device_lists = device_lists
+        self._stream = stream
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    async def read_upload(self, requester: Requester, body: JsonObject) -> UploadedKeys:
+        """Return the keys of a body, checked; raises InvalidParam, BadJson, InvalidSignature."""
+        user_id, user_nid = str(requester.user_id), requester.user_nid
+        found: dict[str, tuple[str, bytes]] = {}
+        for usage in USAGES:
+            value = body.get(f"{usage}_key")
+            if value is not None:
+                found[usage] = check_cross_signing_key(value, user_id, usage)
+        stored = await self._store.database.read(
+            lambda tx: {key.usage: key for key in storage.load_cross_signing(tx, [user_nid])}
+        )
+        master = found[MASTER][0] if MASTER in found else stored[MASTER].public_key if MASTER in stored else None
+        for usage in (SELF_SIGNING, USER_SIGNING):
+            if usage not in found:
+                continue
+            if master is None:
+                raise InvalidParam("No master key available")
+            _check(orjson.loads(found[usage][1]), user_id, master)
+        # Spec: no proof is needed where "there is no existing master signing key", or "the request contains no new
+        # keys".
+        is_known = all(usage in stored and stored[usage].public_key == key for usage, (key, _) in found.items())
+        return UploadedKeys(found, MASTER in stored and not is_known, is_known)
+
+    async def store(self, requester: Requester, uploaded: UploadedKeys) -> None:
+        """Store keys in the place of those of the same usage; signatures over a replaced key go with it."""
+        if uploaded.is_known or not uploaded.keys:
+            return
+        user_nid = requester.user_nid
+
+        def write(tx: Transaction) -> None:
+            for key in storage.load_cross_signing(tx, [user_nid]):
+                if key.usage in uploaded.keys and uploaded.keys[key.usage][0] != key.public_key:
+                    storage.delete_signatures_of(tx, user_nid, [key.public_key])
+            storage.set_cross_signing(
+                tx, [CrossSigningKey(user_nid, usage, *key) for usage, key in uploaded.keys.items()]
+            )
+            self._device_lists.note(tx, user_nid, [SIGNING_KEYS])
+
+        await self._store.database.write(write)
+        await self._device_lists.tell(requester.user_id, user_nid)
+
+    # -- signatures --------------------------------------------------------------------------------------------------
+
+    async def sign(self, requester: Requester, body: JsonObject) -> JsonObject:
+        """Store signatures; return the failures: user ID -> device ID or public key -> error."""
+        wanted: dict[str, dict[str, Any]] = {}
+        count = 0
+        for user, targets in body.items():
+            if not isinstance(targets, dict):
+                raise BadJson("the signed keys of a user must be an object")
+            count += len(targets)
+            if count > MAX_SIGNED:
+                raise InvalidParam(f"at most {MAX_SIGNED} keys can be signed at once")
+            wanted[user] = targets
+        nids = await self._store.interner.find_users(wanted)
+        signer = await self._store.database.read(lambda tx: _load_signer(tx, requester))
+        others = [nid for user, nid in nids.items() if user != requester.user_id]
+        masters = await self._store.database.read(
+            lambda tx: {key.user_nid: key for key in storage.load_cross_signing(tx, others) if key.usage == MASTER}
+        )
+        failures: dict[str, dict[str, JsonObject]] = {}
+        good: list[Signature] = []
+        for user, targets in wanted.items():
+            for target, signed in targets.items():
+                try:
+                    if user == requester.user_id:
+                        good += signer.sign_own(target, signed)
+                    else:
+                        user_nid = nids.get(user)
+                        good += signer.sign_other(user_nid, masters.get(user_nid or 0), target, signed)
+                except MatrixError as fault:
+                    failures.setdefault(user, {})[target] = fault.body()
+        if good:
+            await self._keep(requester, signer, good, {nid: user for user, nid in nids.items()})
+        return failures
+
+    async def _keep(
+        self, requester: Requester, signer: _Signer, good: list[Signature], names: Mapping[int, str]
+    ) -> None:
+        user_nid = requester.user_nid
+        own = {each.target for each in good if each.target_nid == user_nid}
+        others = {each.target_nid for each in good if each.target_nid != user_nid}
+        told = [SIGNING_KEYS if target == signer.public_key(MASTER) else target for target in own]
+
+        def write(tx: Transaction, position: int) -> None:
+            storage.set_signatures(tx, good)
+            self._device_lists.note(tx, user_nid, told)
+            for other in others:
+                lists_storage.touch_list(tx, other, position)
+
+        def publish(position: int, result: None) -> None:
+            # Only the signer sees a signature over somebody else's key.
+            for other in others:
+                self._stream.publish_to(requester.user_id, names[other], position)
+
+        await store_change(
+            self._store.positions,
+            lambda position: self._store.database.write(lambda tx: write(tx, position)),
+            publish,
+        )
+        await self._device_lists.tell(requester.user_id, user_nid)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    user_id: str
+    user_nid: int
+    keys: Mapping[str, CrossSigningKey]
+    devices: Mapping[str, bytes]
+
+    def public_key(self, usage: str) -> str | None:
+        key = self.keys.get(usage)
+        return None if key is None else key.public_key
+
+    def sign_own(self, target: str, signed: Any) -> list[Signature]:
+        """Return the signatures over a device or the master key of the user's own."""
+        names = _signature_names(signed, self.user_id)
+        stored = self.devices.get(target)
+        if stored is not None:
+            _check_same(signed, orjson.loads(stored))
+            key = self.public_key(SELF_SIGNING)
+            if key is None:
+                raise NotFound("There is no self-signing key")
+            if f"ed25519:{key}" not in names:
+                raise InvalidSignature("The device is not signed by the self-signing key")
+            return [self._checked(signed, self.user_nid, target, key, key)]
+        master = self.keys.get(MASTER)
+        if master is None or target != master.public_key:
+            raise NotFound("No such device or key")
+        _check_same(signed, orjson.loads(master.content))
+        # Spec: the master key may be signed by the user's devices.
+        found: list[Signature] = []
+        for name in names[:MAX_SIGNATURES]:
+            device_id = name.partition(":")[2]
+            device = self.devices.get(device_id)
+            if device is None:
+                continue
+            public = orjson.loads(device).get("keys", {}).get(f"ed25519:{device_id}")
+            if isinstance(public, str):
+                found.append(self._checked(signed, self.user_nid, target, device_id, public))
+        if not found:
+            raise InvalidSignature("The master key is not signed by a device of the user")
+        return found
+
+    def sign_other(
+        self, user_nid: int | None, master: CrossSigningKey | None, target: str, signed: Any
+    ) -> list[Signature]:
+        """Return the signature over another user's master key."""
+        if user_nid is None or master is None or target != master.public_key:
+            raise NotFound("No such key")
+        key = self.public_key(USER_SIGNING)
+        if key is None:
+            raise NotFound("There is no user-signing key")
+        if f"ed25519:{key}" not in _signature_names(signed, self.user_id):
+            raise InvalidSignature("The key is not signed by the user-signing key")
+        _check_same(signed, orjson.loads(master.content))
+        return [self._checked(signed, user_nid, target, key, key)]
+
+    def _checked(self, signed: JsonObject, target_nid: int, target: str, key_id: str, public: str) -> Signature:
+        _check(signed, self.user_id, public, key_id)
+        name = f"ed25519:{key_id}"
+        return Signature(target_nid, target, self.user_nid, name, signed["signatures"][self.user_id][name])
+
+
+def _load_signer(tx: Transaction, requester: Requester) -> _Signer:
+    user_nid = requester.user_nid
+    return _Signer(
+        str(requester.user_id),
+        user_nid,
+        {key.usage: key for key in storage.load_cross_signing(tx, [user_nid])},
+        {device.device_id: device.content for device in storage.load_device_keys(tx, [user_nid])},
+    )
+
+
+def _signature_names(signed: Any, user_id: str) -> list[str]:
+    if not isinstance(signed, dict):
+        raise BadJson("a signed key must be an object")
+    signatures = signed.get("signatures")
+    own = signatures.get(user_id) if isinstance(signatures, dict) else None
+    if not isinstance(own, dict):
+        raise InvalidSignature("There is no signature of yours")
+    return [name for name in own if name.startswith("ed25519:") and len(name) <= MAX_ID_CHARACTERS]
+
+
+def _check_same(signed: JsonObject, stored: JsonObject) -> None:
+    # Of the same value no second form: equal objects have equal canonical JSON.
+    check_strict(without_signatures(signed))
+    if without_signatures(signed) != without_signatures(stored):
+        raise InvalidParam("The signed key is not the one that is stored")
+
+
+def _check(signed: JsonObject, user_id: str, public: str, key_id: str | None = None) -> None:
+    try:
+        verify_signed_json(signed, user_id, f"ed25519:{key_id or public}", VerifyKey.parse(public))
+    except (BadSignature, BadKey) as fault:
+        raise InvalidSignature(f"The signature is not good: {fault}") from fault

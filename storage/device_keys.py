@@ -1,0 +1,165 @@
+"""Identity keys of local devices, cross-signing keys of users, and signatures over both.
+
+Content is canonical JSON, as uploaded. Spec: client-server API, "End-to-End Encryption".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import delete, select
+
+from .tables.accounts import accounts, devices
+from .tables.e2ee import cross_signing_keys, device_keys, key_signatures
+from .tables.identity import user_ids
+from .transaction import Transaction, chunks
+
+
+class LocalDevice(NamedTuple):
+    """A device with its keys and its name."""
+
+    user_nid: int
+    device_nid: int
+    device_id: str
+    display_name: str | None
+    content: bytes
+
+
+class CrossSigningKey(NamedTuple):
+    """A cross-signing key; `usage` is master, self_signing or user_signing."""
+
+    user_nid: int
+    usage: str
+    public_key: str
+    content: bytes
+
+
+class Signature(NamedTuple):
+    """A signature over a device (`target`: its ID) or a cross-signing key (its public key) of a user."""
+
+    target_nid: int
+    target: str
+    signer_nid: int
+    key_id: str
+    signature: str
+
+
+def find_local_users(tx: Transaction, names: Iterable[str]) -> dict[str, int]:
+    """Return the numbers of those of these users who have an account that is in use."""
+    query = select(accounts.c.user_id, accounts.c.user_nid).where(accounts.c.is_deactivated.is_(False))
+    return {row[0]: row[1] for part in chunks(names) for row in tx.all(query.where(accounts.c.user_id.in_(part)))}
+
+
+def load_device_ids(tx: Transaction, user_nids: Iterable[int]) -> dict[int, dict[str, int]]:
+    """Return all devices of users, with keys or without: user_nid -> device ID -> device_nid."""
+    found: dict[int, dict[str, int]] = {}
+    query = select(devices.c.user_nid, devices.c.device_id, devices.c.device_nid)
+    for part in chunks(user_nids):
+        for user_nid, device_id, device_nid in tx.all(query.where(devices.c.user_nid.in_(part))):
+            found.setdefault(user_nid, {})[device_id] = device_nid
+    return found
+
+
+def find_device_keys(tx: Transaction, user_nid: int, device_nid: int) -> bytes | None:
+    """Return the identity keys of a device, or None."""
+    content = tx.scalar(
+        select(device_keys.c.content).where(device_keys.c.user_nid == user_nid, device_keys.c.device_nid == device_nid)
+    )
+    return None if content is None else bytes(content)
+
+
+def set_device_keys(tx: Transaction, user_nid: int, device_nid: int, content: bytes) -> None:
+    """Store the identity keys of a device."""
+    tx.upsert(device_keys, {"user_nid": user_nid, "device_nid": device_nid}, {"content": content})
+
+
+def load_device_keys(tx: Transaction, user_nids: Iterable[int]) -> list[LocalDevice]:
+    """Return the devices of local users that have keys, oldest first."""
+    query = select(
+        devices.c.user_nid, devices.c.device_nid, devices.c.device_id, devices.c.display_name, device_keys.c.content
+    ).join(
+        device_keys,
+        (device_keys.c.user_nid == devices.c.user_nid) & (device_keys.c.device_nid == devices.c.device_nid),
+    )
+    return [
+        LocalDevice(row[0], row[1], row[2], row[3], bytes(row[4]))
+        for part in chunks(user_nids)
+        for row in tx.all(query.where(device_keys.c.user_nid.in_(part)).order_by(devices.c.device_nid))
+    ]
+
+
+def load_cross_signing(tx: Transaction, user_nids: Iterable[int]) -> list[CrossSigningKey]:
+    """Return the cross-signing keys of users, ours and others'."""
+    table = cross_signing_keys.c
+    query = select(table.user_nid, table.key_usage, table.public_key, table.content)
+    return [
+        CrossSigningKey(row[0], row[1], row[2], bytes(row[3]))
+        for part in chunks(user_nids)
+        for row in tx.all(query.where(table.user_nid.in_(part)))
+    ]
+
+
+def set_cross_signing(tx: Transaction, keys: Sequence[CrossSigningKey]) -> None:
+    """Store cross-signing keys; each takes the place of the user's key of that usage."""
+    tx.insert_many(
+        cross_signing_keys,
+        ("user_nid", "key_usage", "public_key", "content"),
+        [tuple(key) for key in keys],
+        update=("public_key", "content"),
+    )
+
+
+def delete_cross_signing(tx: Transaction, user_nids: Iterable[int]) -> None:
+    """Forget the cross-signing keys of users."""
+    for part in chunks(user_nids):
+        tx.execute(delete(cross_signing_keys).where(cross_signing_keys.c.user_nid.in_(part)))
+
+
+def load_signatures(
+    tx: Transaction, target_nids: Iterable[int], viewer_nid: int | None
+) -> dict[tuple[int, str], dict[str, dict[str, str]]]:
+    """Return the signatures over keys of users: those by the users themselves and by the viewer.
+
+    By (target_nid, target): signer's user ID -> key ID -> signature.
+    """
+    table = key_signatures.c
+    query = select(table.target_nid, table.target, user_ids.c.user_id, table.key_id, table.signature).join(
+        user_ids, user_ids.c.user_nid == table.signer_nid
+    )
+    allowed = table.signer_nid == table.target_nid
+    if viewer_nid is not None:
+        allowed = allowed | (table.signer_nid == viewer_nid)
+    found: dict[tuple[int, str], dict[str, dict[str, str]]] = {}
+    for part in chunks(target_nids):
+        for target_nid, target, signer, key_id, signature in tx.all(
+            query.where(table.target_nid.in_(part)).where(allowed)
+        ):
+            found.setdefault((target_nid, target), {}).setdefault(signer, {})[key_id] = signature
+    return found
+
+
+def set_signatures(tx: Transaction, signatures: Sequence[Signature]) -> None:
+    """Store signatures."""
+    tx.insert_many(
+        key_signatures,
+        ("target_nid", "target", "signer_nid", "key_id", "signature"),
+        [tuple(each) for each in signatures],
+        update=("signature",),
+    )
+
+
+def delete_signatures_of(tx: Transaction, target_nid: int, targets: Iterable[str]) -> None:
+    """Forget the signatures over these keys of a user."""
+    for part in chunks(targets):
+        tx.execute(
+            delete(key_signatures).where(key_signatures.c.target_nid == target_nid, key_signatures.c.target.in_(part))
+        )
+
+
+def delete_keys_of_devices(tx: Transaction, user_nid: int, device_nids: Sequence[int]) -> None:
+    """Forget the identity keys of devices, and the signatures over them; the devices are still there."""
+    for part in chunks(device_nids):
+        names = [row[0] for row in tx.all(select(devices.c.device_id).where(devices.c.device_nid.in_(part)))]
+        delete_signatures_of(tx, user_nid, names)
+        tx.execute(delete(device_keys).where(device_keys.c.user_nid == user_nid, device_keys.c.device_nid.in_(part)))

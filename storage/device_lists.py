@@ -1,0 +1,275 @@
+"""Whose lists of devices changed, who has to hear of it, and the lists of users of other servers.
+
+Each user has one row with the newest change, so that the table does not grow with changes.
+
+Spec: client-server API, "Tracking the device list for a user"; server-server API, "Device Management".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import delete, select, update
+
+from .tables.e2ee import cross_signing_keys, device_lists, remote_devices, untold_devices
+from .tables.federation_rooms import room_servers
+from .tables.identity import user_ids
+from .tables.rooms import memberships, rooms
+from .transaction import Transaction, chunks
+
+
+class RemoteList(NamedTuple):
+    """What is known of the list of a user of another server; `stream_id` None: not which version it is."""
+
+    user_nid: int
+    stream_id: int | None
+    is_fetched: bool
+
+
+class RemoteDevice(NamedTuple):
+    """A device of a user of another server; `content` is canonical JSON."""
+
+    user_nid: int
+    device_id: str
+    content: bytes
+    display_name: str | None
+
+
+class Moved(NamedTuple):
+    """What a change of a user's devices touches: the user's rooms, and the servers in them (ours included)."""
+
+    rooms: tuple[str, ...]
+    servers: tuple[str, ...]
+    previous_stream_id: int | None
+
+
+# -- changes ---------------------------------------------------------------------------------------------------------
+
+
+def note_change(tx: Transaction, user_nid: int, position: int, *, has_stream_id: bool) -> Moved:
+    """Note that a local user's devices or keys changed; with `has_stream_id` the position is the list's new version."""
+    previous = find_stream_id(tx, user_nid)
+    set_list(tx, user_nid, position if has_stream_id else previous, position, is_fetched=False)
+    return Moved(*rooms_and_servers(tx, user_nid), previous)
+
+
+def touch_list(tx: Transaction, user_nid: int, position: int) -> None:
+    """Note that something about a user's devices is to be looked at again, whoever's user it is."""
+    columns = ("user_nid", "position", "stream_id", "is_fetched")
+    tx.insert_many(device_lists, columns, [(user_nid, position, None, False)], update=("position",))
+
+
+def note_untold(tx: Transaction, user_nid: int, device_ids: Iterable[str]) -> None:
+    """Note devices (or "" for the cross-signing keys) whose change has yet to be told."""
+    rows = [(user_nid, device_id) for device_id in device_ids]
+    tx.insert_many(untold_devices, ("user_nid", "device_id"), rows, ignore=True)
+
+
+def load_untold(tx: Transaction, user_nid: int, limit: int) -> list[str]:
+    """Return devices of a user whose change has yet to be told."""
+    query = select(untold_devices.c.device_id).where(untold_devices.c.user_nid == user_nid).limit(limit)
+    return [row[0] for row in tx.all(query)]
+
+
+def load_users_with_untold(tx: Transaction) -> list[tuple[int, str]]:
+    """Return (user_nid, user ID) of whoever has such devices."""
+    query = (
+        select(untold_devices.c.user_nid, user_ids.c.user_id)
+        .join(user_ids, user_ids.c.user_nid == untold_devices.c.user_nid)
+        .distinct()
+    )
+    return [(row[0], row[1]) for row in tx.all(query)]
+
+
+def delete_untold(tx: Transaction, user_nid: int, device_id: str) -> None:
+    """A change is told."""
+    tx.execute(
+        delete(untold_devices).where(untold_devices.c.user_nid == user_nid, untold_devices.c.device_id == device_id)
+    )
+
+
+def servers_elsewhere(tx: Transaction, user_nid: int, room_nid: int) -> set[str]:
+    """Return the servers with a joined user in any room of the user but this one."""
+    query = (
+        select(room_servers.c.server)
+        .join(memberships, memberships.c.room_nid == room_servers.c.room_nid)
+        .where(
+            memberships.c.user_nid == user_nid,
+            memberships.c.membership == "join",
+            memberships.c.room_nid != room_nid,
+            room_servers.c.joined > 0,
+        )
+        .distinct()
+    )
+    return {row[0] for row in tx.all(query)}
+
+
+def rooms_and_servers(tx: Transaction, user_nid: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the rooms that a user is joined to, and the servers with a joined user in any of them."""
+    joined = (memberships.c.user_nid == user_nid) & (memberships.c.membership == "join")
+    room_ids = select(rooms.c.room_id).join(memberships, memberships.c.room_nid == rooms.c.room_nid).where(joined)
+    servers = (
+        select(room_servers.c.server)
+        .join(memberships, memberships.c.room_nid == room_servers.c.room_nid)
+        .where(joined, room_servers.c.joined > 0)
+        .distinct()
+    )
+    return tuple(row[0] for row in tx.all(room_ids)), tuple(row[0] for row in tx.all(servers))
+
+
+def find_stream_id(tx: Transaction, user_nid: int) -> int | None:
+    """Return the version of a user's list, or None."""
+    found: int | None = tx.scalar(select(device_lists.c.stream_id).where(device_lists.c.user_nid == user_nid))
+    return found
+
+
+# -- who shares a room -----------------------------------------------------------------------------------------------
+
+
+def sharing_with(tx: Transaction, user_nid: int, others: Iterable[int]) -> set[int]:
+    """Return those of `others` who are joined to a room with this user, who counts as one."""
+    own, other = memberships.alias(), memberships.alias()
+    query = (
+        select(other.c.user_nid)
+        .join(own, own.c.room_nid == other.c.room_nid)
+        .where(own.c.user_nid == user_nid, own.c.membership == "join", other.c.membership == "join")
+        .distinct()
+    )
+    wanted = set(others)
+    found = {row[0] for part in chunks(wanted) for row in tx.all(query.where(other.c.user_nid.in_(part)))}
+    if user_nid in wanted:
+        found.add(user_nid)
+    return found
+
+
+def shared_with_us(tx: Transaction, others: Iterable[int], *, except_room: int | None = None) -> set[int]:
+    """Return those of `others` who are joined to a room with a local user, in another room than `except_room`."""
+    own, other = memberships.alias(), memberships.alias()
+    query = (
+        select(other.c.user_nid)
+        .join(own, own.c.room_nid == other.c.room_nid)
+        .where(own.c.is_local.is_(True), own.c.membership == "join", other.c.membership == "join")
+        .distinct()
+    )
+    if except_room is not None:
+        query = query.where(other.c.room_nid != except_room)
+    return {row[0] for part in chunks(set(others)) for row in tx.all(query.where(other.c.user_nid.in_(part)))}
+
+
+def members_of(tx: Transaction, room_nids: Iterable[int]) -> set[int]:
+    """Return who is joined to any of these rooms."""
+    query = select(memberships.c.user_nid).where(memberships.c.membership == "join").distinct()
+    return {row[0] for part in chunks(room_nids) for row in tx.all(query.where(memberships.c.room_nid.in_(part)))}
+
+
+def changed_since(tx: Transaction, joined_nids: Iterable[int], after: int) -> tuple[set[int], set[int], set[int]]:
+    """Return users whose lists changed after a position, wherever they are; who came to, and who left, these rooms."""
+    lists = {row[0] for row in tx.all(select(device_lists.c.user_nid).where(device_lists.c.position > after))}
+    moved: dict[str, set[int]] = {"join": set(), "leave": set(), "ban": set()}
+    for part in chunks(joined_nids):
+        for membership, users in moved.items():
+            query = select(memberships.c.user_nid).where(
+                memberships.c.room_nid.in_(part),
+                memberships.c.membership == membership,
+                memberships.c.position > after,
+            )
+            users.update(row[0] for row in tx.all(query))
+    return lists, moved["join"], moved["leave"] | moved["ban"]
+
+
+def count_local_members(tx: Transaction, room_nid: int, limit: int) -> int:
+    """Return how many local users are joined to a room, counting no further than `limit`."""
+    query = select(memberships.c.user_nid).where(
+        memberships.c.room_nid == room_nid, memberships.c.membership == "join", memberships.c.is_local.is_(True)
+    )
+    return len(tx.all(query.limit(limit)))
+
+
+def remote_members(tx: Transaction, room_nid: int) -> list[int]:
+    """Return the users of other servers who are joined to a room."""
+    query = select(memberships.c.user_nid).where(
+        memberships.c.room_nid == room_nid, memberships.c.membership == "join", memberships.c.is_local.is_(False)
+    )
+    return [row[0] for row in tx.all(query)]
+
+
+def user_names(tx: Transaction, user_nids: Iterable[int]) -> list[str]:
+    """Return the user IDs of numbers."""
+    query = select(user_ids.c.user_id)
+    return [row[0] for part in chunks(user_nids) for row in tx.all(query.where(user_ids.c.user_nid.in_(part)))]
+
+
+# -- lists of users of other servers ---------------------------------------------------------------------------------
+
+
+def load_remote_lists(tx: Transaction, user_nids: Iterable[int]) -> dict[int, RemoteList]:
+    """Return what is known of the lists of these users."""
+    table = device_lists.c
+    query = select(table.user_nid, table.stream_id, table.is_fetched)
+    return {
+        row[0]: RemoteList(row[0], row[1], bool(row[2]))
+        for part in chunks(user_nids)
+        for row in tx.all(query.where(table.user_nid.in_(part)))
+    }
+
+
+def load_remote_devices(tx: Transaction, user_nids: Iterable[int]) -> list[RemoteDevice]:
+    """Return the known devices of users of other servers."""
+    table = remote_devices.c
+    query = select(table.user_nid, table.device_id, table.content, table.display_name)
+    return [
+        RemoteDevice(row[0], row[1], bytes(row[2]), row[3])
+        for part in chunks(user_nids)
+        for row in tx.all(query.where(table.user_nid.in_(part)))
+    ]
+
+
+def count_remote_devices(tx: Transaction, user_nid: int, limit: int) -> int:
+    """Return how many devices are known of a user, counting no further than `limit`."""
+    query = select(remote_devices.c.device_id).where(remote_devices.c.user_nid == user_nid).limit(limit)
+    return len(tx.all(query))
+
+
+def set_remote_devices(tx: Transaction, devices: Sequence[RemoteDevice]) -> None:
+    """Store devices of users of other servers."""
+    tx.insert_many(
+        remote_devices,
+        ("user_nid", "device_id", "content", "display_name"),
+        [tuple(each) for each in devices],
+        update=("content", "display_name"),
+    )
+
+
+def delete_remote_device(tx: Transaction, user_nid: int, device_id: str) -> None:
+    """Forget one device."""
+    tx.execute(
+        delete(remote_devices).where(remote_devices.c.user_nid == user_nid, remote_devices.c.device_id == device_id)
+    )
+
+
+def keep_remote_list(tx: Transaction, user_nid: int, devices: Sequence[RemoteDevice], stream_id: int | None) -> None:
+    """Store a whole list in the place of what was known; that is no change to tell of."""
+    tx.execute(delete(remote_devices).where(remote_devices.c.user_nid == user_nid))
+    set_remote_devices(tx, devices)
+    columns = ("user_nid", "position", "stream_id", "is_fetched")
+    tx.insert_many(device_lists, columns, [(user_nid, 0, stream_id, True)], update=("stream_id", "is_fetched"))
+
+
+def set_list(tx: Transaction, user_nid: int, stream_id: int | None, position: int, *, is_fetched: bool) -> None:
+    """Note which version of a list is known, and that it changed."""
+    tx.upsert(
+        device_lists,
+        {"user_nid": user_nid},
+        {"position": position, "stream_id": stream_id, "is_fetched": is_fetched},
+    )
+
+
+def forget_remote_lists(tx: Transaction, user_nids: Iterable[int]) -> None:
+    """Forget what users of other servers have: nobody tells of changes any more."""
+    for part in chunks(user_nids):
+        tx.execute(delete(remote_devices).where(remote_devices.c.user_nid.in_(part)))
+        tx.execute(delete(cross_signing_keys).where(cross_signing_keys.c.user_nid.in_(part)))
+        tx.execute(
+            update(device_lists).where(device_lists.c.user_nid.in_(part)).values(is_fetched=False, stream_id=None)
+        )

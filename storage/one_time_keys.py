@@ -1,0 +1,140 @@
+"""One-time keys, each handed out once in the order of their upload, and fallback keys.
+
+Spec: client-server API, "One-time and fallback keys".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import delete, func, select, update
+
+from .tables.e2ee import fallback_keys, one_time_keys
+from .transaction import Transaction, chunks
+
+
+class KeyRow(NamedTuple):
+    """A one-time or fallback key; `content` is canonical JSON."""
+
+    algorithm: str
+    key_id: str
+    content: bytes
+
+
+def find_one_time_keys(tx: Transaction, device_nid: int, key_ids: Iterable[str]) -> dict[tuple[str, str], bytes]:
+    """Return those of these keys of a device that are there: (algorithm, key ID) -> content."""
+    table = one_time_keys.c
+    query = select(table.algorithm, table.key_id, table.content).where(table.device_nid == device_nid)
+    return {
+        (row[0], row[1]): bytes(row[2])
+        for part in chunks(key_ids)
+        for row in tx.all(query.where(table.key_id.in_(part)))
+    }
+
+
+def add_one_time_keys(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]]) -> None:
+    """Store new one-time keys with their numbers in the order of uploads."""
+    tx.insert_many(
+        one_time_keys,
+        ("device_nid", "algorithm", "key_id", "key_nid", "content"),
+        [(device_nid, key.algorithm, key.key_id, key_nid, key.content) for key_nid, key in keys],
+    )
+
+
+def set_fallback_keys(tx: Transaction, device_nid: int, keys: Sequence[KeyRow]) -> None:
+    """Store fallback keys in the place of those of the same algorithm; the same key again stays used."""
+    for key in keys:
+        present = tx.first(
+            select(fallback_keys.c.key_id, fallback_keys.c.content).where(
+                fallback_keys.c.device_nid == device_nid, fallback_keys.c.algorithm == key.algorithm
+            )
+        )
+        if present is not None and (present[0], bytes(present[1])) == (key.key_id, key.content):
+            continue
+        tx.upsert(
+            fallback_keys,
+            {"device_nid": device_nid, "algorithm": key.algorithm},
+            {"key_id": key.key_id, "content": key.content, "is_used": False},
+        )
+
+
+def count_one_time_keys(tx: Transaction, device_nid: int) -> dict[str, int]:
+    """Return how many unclaimed keys of each algorithm a device has."""
+    table = one_time_keys.c
+    query = select(table.algorithm, func.count()).where(table.device_nid == device_nid).group_by(table.algorithm)
+    return {row[0]: int(row[1]) for row in tx.all(query)}
+
+
+def unused_fallback_types(tx: Transaction, device_nid: int) -> list[str]:
+    """Return the algorithms of which a device has a fallback key that was never handed out."""
+    table = fallback_keys.c
+    query = select(table.algorithm).where(table.device_nid == device_nid, table.is_used.is_(False))
+    return sorted(row[0] for row in tx.all(query))
+
+
+def claim(tx: Transaction, wanted: Mapping[int, str]) -> dict[int, KeyRow]:
+    """Take the oldest one-time key of each device, else its fallback key: device_nid -> algorithm to device_nid -> key.
+
+    In the writer's transaction, so that nobody else takes the same.
+    """
+    found: dict[int, KeyRow] = {}
+    by_algorithm: dict[str, list[int]] = {}
+    for device_nid, algorithm in wanted.items():
+        by_algorithm.setdefault(algorithm, []).append(device_nid)
+    for algorithm, nids in by_algorithm.items():
+        for part in chunks(nids):
+            taken = _claim_one_time(tx, algorithm, part)
+            found.update(taken)
+            left = [nid for nid in part if nid not in taken]
+            if left:
+                found.update(_claim_fallback(tx, algorithm, left))
+    return found
+
+
+def _claim_one_time(tx: Transaction, algorithm: str, device_nids: Sequence[int]) -> dict[int, KeyRow]:
+    table = one_time_keys.c
+    oldest = (
+        select(table.device_nid, func.min(table.key_nid).label("key_nid"))
+        .where(table.device_nid.in_(device_nids), table.algorithm == algorithm)
+        .group_by(table.device_nid)
+        .subquery()
+    )
+    query = select(table.device_nid, table.key_id, table.content).join(
+        oldest,
+        (oldest.c.device_nid == table.device_nid) & (oldest.c.key_nid == table.key_nid),
+    )
+    found = {
+        row[0]: KeyRow(algorithm, row[1], bytes(row[2])) for row in tx.all(query.where(table.algorithm == algorithm))
+    }
+    if found:
+        sql_rows = [(nid, algorithm, key.key_id) for nid, key in found.items()]
+        mark = "?" if tx.is_sqlite else "%s"
+        sql = f"DELETE FROM one_time_keys WHERE device_nid = {mark} AND algorithm = {mark} AND key_id = {mark}"
+        tx.connection.exec_driver_sql(sql, sql_rows if len(sql_rows) > 1 else sql_rows[0])
+    return found
+
+
+def _claim_fallback(tx: Transaction, algorithm: str, device_nids: Sequence[int]) -> dict[int, KeyRow]:
+    table = fallback_keys.c
+    query = select(table.device_nid, table.key_id, table.content, table.is_used).where(
+        table.device_nid.in_(device_nids), table.algorithm == algorithm
+    )
+    found: dict[int, KeyRow] = {}
+    fresh: list[int] = []
+    for device_nid, key_id, content, is_used in tx.all(query):
+        found[device_nid] = KeyRow(algorithm, key_id, bytes(content))
+        if not is_used:
+            fresh.append(device_nid)
+    if fresh:
+        tx.execute(
+            update(fallback_keys).where(table.device_nid.in_(fresh), table.algorithm == algorithm).values(is_used=True)
+        )
+    return found
+
+
+def delete_one_time_keys(tx: Transaction, device_nids: Sequence[int]) -> None:
+    """Forget all one-time and fallback keys of devices."""
+    for part in chunks(device_nids):
+        for table in (one_time_keys, fallback_keys):
+            tx.execute(delete(table).where(table.c.device_nid.in_(part)))

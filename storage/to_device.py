@@ -1,0 +1,107 @@
+"""Messages for devices: stored until the device acknowledges them.
+
+Spec: client-server API, "Send-to-Device messaging".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import delete, func, select
+
+from .tables.e2ee import to_device_marks, to_device_messages, to_device_transactions
+from .transaction import Transaction, chunks
+
+_TRIM_BATCH = 5_000
+
+
+class Message(NamedTuple):
+    """A message as the client gets it; `content` is JSON."""
+
+    position: int
+    content: bytes
+
+
+class Mark(NamedTuple):
+    """What a token acknowledges, where not all fitted into a response; see the table."""
+
+    token: int
+    acknowledges: int | None
+
+
+def begin_transaction(tx: Transaction, txn_key: str, now_ms: int) -> bool:
+    """Note that a request is carried out; False if it was before."""
+    if tx.first(select(to_device_transactions.c.txn_key).where(to_device_transactions.c.txn_key == txn_key)):
+        return False
+    tx.insert_many(to_device_transactions, ("txn_key", "created_ts"), [(txn_key, now_ms)])
+    return True
+
+
+def trim_transactions(tx: Transaction, before: int) -> int:
+    """Forget transactions of before then (milliseconds); return how many, at most a batch."""
+    table = to_device_transactions.c
+    keys = [row[0] for row in tx.all(select(table.txn_key).where(table.created_ts < before).limit(_TRIM_BATCH))]
+    for part in chunks(keys):
+        tx.execute(delete(to_device_transactions).where(table.txn_key.in_(part)))
+    return len(keys)
+
+
+def add_messages(tx: Transaction, position: int, messages: Iterable[tuple[int, bytes]]) -> None:
+    """Store (device_nid, content) at a position."""
+    tx.insert_many(
+        to_device_messages,
+        ("device_nid", "position", "content"),
+        [(device_nid, position, content) for device_nid, content in messages],
+    )
+
+
+def count_waiting(tx: Transaction, device_nids: Iterable[int]) -> dict[int, int]:
+    """Return how many messages wait for devices; who has none is missing."""
+    table = to_device_messages.c
+    query = select(table.device_nid, func.count()).group_by(table.device_nid)
+    return {
+        row[0]: int(row[1]) for part in chunks(device_nids) for row in tx.all(query.where(table.device_nid.in_(part)))
+    }
+
+
+def load_messages(tx: Transaction, device_nid: int, upto: int, limit: int) -> list[Message]:
+    """Return the oldest messages for a device at positions up to `upto`."""
+    table = to_device_messages.c
+    query = (
+        select(table.position, table.content)
+        .where(table.device_nid == device_nid, table.position <= upto)
+        .order_by(table.position)
+        .limit(limit)
+    )
+    return [Message(row[0], bytes(row[1])) for row in tx.all(query)]
+
+
+def delete_messages(tx: Transaction, device_nid: int, upto: int) -> None:
+    """Forget the messages for a device at positions up to `upto`."""
+    table = to_device_messages.c
+    tx.execute(delete(to_device_messages).where(table.device_nid == device_nid, table.position <= upto))
+
+
+def find_mark(tx: Transaction, device_nid: int) -> Mark | None:
+    """Return the mark of a device, if it has one."""
+    table = to_device_marks.c
+    row = tx.first(select(table.token, table.acknowledges).where(table.device_nid == device_nid))
+    return None if row is None else Mark(row[0], row[1])
+
+
+def set_mark(tx: Transaction, device_nid: int, mark: Mark) -> None:
+    """Set the mark of a device."""
+    tx.upsert(to_device_marks, {"device_nid": device_nid}, {"token": mark.token, "acknowledges": mark.acknowledges})
+
+
+def delete_mark(tx: Transaction, device_nid: int) -> None:
+    """Take the mark of a device away."""
+    tx.execute(delete(to_device_marks).where(to_device_marks.c.device_nid == device_nid))
+
+
+def delete_inboxes(tx: Transaction, device_nids: Sequence[int]) -> None:
+    """Forget all that waits for devices."""
+    for part in chunks(device_nids):
+        for table in (to_device_messages, to_device_marks):
+            tx.execute(delete(table).where(table.c.device_nid.in_(part)))
