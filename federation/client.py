@@ -202,31 +202,7 @@ class FederationClient:
         body = await self._ask(server, "POST", "/_matrix/policy/v1/sign", event, SMALL_BYTES)
         return answers.read_object(server, body)
 
-    # -- keys, files, versions ---------------------------------------------------------------------------------------
-
-    async def get_server_keys(self, server: str) -> JsonObject:
-        """Return the server's own list of its keys, unchecked.
-
-        Spec: "Publishing Keys"; this one request need not be signed, as the other side could not check it yet.
-        """
-        answer = await self._transport.request(
-            server, "GET", "/_matrix/key/v2/server", max_bytes=SMALL_BYTES, is_signed=False
-        )
-        return answers.read_object(server, answer.body)
-
-    async def query_server_keys(self, notary: str, server_keys: JsonObject) -> JsonObject:
-        """Ask a notary for the keys of other servers; `server_keys`: server -> key ID -> criteria. Unchecked.
-
-        Spec: "Querying Keys Through Another Server".
-        """
-        answer = await self._transport.request(
-            notary,
-            "POST",
-            "/_matrix/key/v2/query",
-            body={"server_keys": server_keys},
-            max_bytes=LISTS_BYTES,
-        )
-        return answers.read_object(notary, answer.body)
+    # -- files, versions ---------------------------------------------------------------------------------------------
 
     async def get_version(self, server: str) -> JsonObject:
         """Return what the server says of its software."""

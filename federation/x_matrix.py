@@ -33,8 +33,9 @@ _SCHEME: Final = re.compile(r"X-Matrix +", re.IGNORECASE)
 # A value is a token, or quoted text with escapes. Spec: "the recipient should allow colons to be included in values
 # without requiring the value to be enclosed in quotes".
 _PARAMETER: Final = re.compile(
-    r"""(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*=[ \t]*"""
-    r"""(?:(?P<token>[!#$%&'*+\-.^_`|~0-9A-Za-z:]+)|"(?P<quoted>(?:[^"\\\x00-\x08\x0a-\x1f\x7f-\U0010ffff]|\\[\t -~])*)")"""
+    r"""(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*=[ \t]*(?:"""
+    r"""(?P<token>[!#$%&'*+\-.^_`|~0-9A-Za-z:]+)"""
+    r"""|"(?P<quoted>(?:[^"\\\x00-\x08\x0a-\x1f\x7f-\U0010ffff]|\\[\t -~])*)")"""
 )
 _COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
 _ESCAPED: Final = re.compile(r"\\(.)")

@@ -23,17 +23,18 @@ from .http1 import Connection
 
 
 class ClientTLS:
-    """Makes connections with TLS 1.2 and later; trusts `ca_files` (PEM), or the system's authorities without any."""
+    """Makes connections with TLS 1.2 and later; trusts `ca_files` (PEM), or the system's authorities without any.
+
+    Making one reads the files; Misconfigured names the one that is no good.
+    """
 
     def __init__(self, reactor: Any, ca_files: Sequence[Path] = ()) -> None:
         self._reactor = reactor
         self._ca_files = tuple(ca_files)
         self._verifying: SSL.Context | None = None
         self._trusting: SSL.Context | None = None
-
-    def check_files(self) -> None:
-        """Read the authorities; Misconfigured names the file that is no good."""
-        self._context(verify=True)
+        if self._ca_files:
+            self._context(verify=True)
 
     def factory(self, connection: Connection, name: str, *, verify: bool) -> TLSMemoryBIOFactory:
         """Return the factory that puts TLS under a connection to the server `name`, a DNS name or an IP literal."""

@@ -168,7 +168,7 @@ async def test_connection_that_was_not_verified_is_not_used_for_who_wants_it_ver
 def test_file_without_certificates_is_a_mistake_of_the_operator(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
     with pytest.raises(Misconfigured, match=r"ca\.pem"):
-        ClientTLS(None, [tmp_path / "ca.pem"]).check_files()
+        ClientTLS(None, [tmp_path / "ca.pem"])
 
 
 # -- connections -----------------------------------------------------------------------------------------------------
