@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError as DeadlineError
+from twisted.internet.defer import TimeoutError as NoAnswer
 from twisted.internet.interfaces import IResolutionReceiver
 from twisted.names import dns
 from twisted.names.client import Resolver
@@ -61,8 +61,10 @@ class Names(Protocol):
 class SystemNames:
     """Asks the operating system's resolver in its threads, and the name servers that it is set up with."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, *, name_servers: Sequence[tuple[str, int]] | None = None) -> None:
+        """`name_servers`: addresses and ports of those that are asked for SRV records, in place of the system's."""
         self._reactor = reactor
+        self._name_servers = name_servers
         self._dns: Resolver | None = None
 
     async def addresses(self, host: str) -> Sequence[str]:
@@ -77,14 +79,20 @@ class SystemNames:
     async def services(self, name: str) -> Sequence[Service]:
         if self._dns is None:
             try:
-                self._dns = Resolver(resolv="/etc/resolv.conf", timeout=_QUESTIONS, reactor=self._reactor)
+                servers = self._name_servers
+                self._dns = Resolver(
+                    resolv="/etc/resolv.conf" if servers is None else None,
+                    servers=None if servers is None else list(servers),
+                    timeout=_QUESTIONS,
+                    reactor=self._reactor,
+                )
             except ValueError as fault:
                 raise LookupFailed("no name server is known") from fault
         try:
             answers, _, _ = await self._dns.lookupService(name)
         except DNSNameError as fault:
             raise NameNotFound(f"{name} does not exist") from fault
-        except (DomainError, DeadlineError, OSError, ValueError) as fault:
+        except (DomainError, NoAnswer, OSError, ValueError) as fault:
             raise LookupFailed(f"{name} cannot be looked up: {type(fault).__name__}") from fault
         found = [
             Service(int(each.payload.priority), int(each.payload.weight), int(each.payload.port),
