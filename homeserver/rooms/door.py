@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -21,12 +22,12 @@ from homeserver.feed.feed import Feed
 from homeserver.hooks import EventGate
 from homeserver.model.auth.needed import needed_state
 from homeserver.model.compose import GraphPlace, compose
-from homeserver.model.event import EventTemplate, StateKey
+from homeserver.model.event import Event, EventTemplate, StateKey
 from homeserver.model.event_format import MAX_PREV_EVENTS, check_key_size
 from homeserver.model.hashing import reference_hashes
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.judgement import Judged, judge_local
-from homeserver.model.receipt_of_events import CheckedEvent
+from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.signing import SigningKey
 from homeserver.runtime.clock import Clock
@@ -49,6 +50,8 @@ from .tip import Extremity, RoomTip, StateEvents
 
 logger = logging.getLogger(__name__)
 
+POLICY_KEY: Final = ("m.room.policy", "")
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -56,6 +59,14 @@ class Identity:
 
     server_name: str
     key: SigningKey
+
+
+class Countersigner(Protocol):
+    """Has events of this server signed by others before they are sent (see `policy`)."""
+
+    async def sign(self, tip: RoomTip, event: Event) -> Event:
+        """Return the event with the signature that the room asks for; raise MatrixError where it is refused."""
+        ...
 
 
 class RoomDoor:
@@ -67,6 +78,8 @@ class RoomDoor:
         self._clock = clock
         self._identity = identity
         self._gates: list[EventGate] = []
+        self._policy: Countersigner | None = None
+        self._signing: Lanes[RoomID] = Lanes()
         self._tips = Tips(store)
         self._advance = Advance(store, identity.server_name)
         self._receiving = Receiving(store, self._tips, clock, identity.server_name)
@@ -76,6 +89,10 @@ class RoomDoor:
             store, feed, lanes, clock, self._tips, self._receiving, self._commit, identity.server_name
         )
         self._last_create_ms = 0
+
+    def set_policy(self, policy: Countersigner) -> None:
+        """Have the policy servers of rooms sign the events of this server from now on."""
+        self._policy = policy
 
     def add_gate(self, gate: EventGate) -> None:
         """Ask `gate` about every event from now on."""
@@ -103,20 +120,12 @@ class RoomDoor:
         """Append events one on top of the other; if one is refused or cannot be stored, none is stored."""
         templates = [await self.pass_gates(room_id, template) for template in templates]
         await self._intern(templates)
+        if await self._has_policy(room_id):
+            return await self._send_signed(room_id, templates, transaction)
         async with self._lanes.enter(room_id):
-            tip = self._tips.find(room_id) or await self._tips.get(room_id)
-            prepared: list[Prepared] = []
-            try:
-                for template in templates:
-                    step = await self._prepare(tip, template, prepared)
-                    prepared.append(step)
-                    tip = step.after
-            except BaseException:
-                self._commit.abandon(prepared)
-                raise
+            prepared = await self._prepare_all(room_id, templates)
             if transaction is not None:
-                prepared[-1].append.transaction = transaction
-                prepared[-1].stored.transaction = (transaction.device_nid, transaction.txn_id)
+                _note(prepared[-1], transaction)
             waiting = self._commit.hand_over(room_id, prepared)
         return await all_of(waiting)
 
@@ -387,6 +396,56 @@ class RoomDoor:
         """Return those of the room's current state events that exist, by key."""
         return await self._tips.state_events(await self.tip(room_id), tuple(keys))
 
+    # -- rooms with a policy server ----------------------------------------------------------------------------------
+
+    async def _has_policy(self, room_id: RoomID) -> bool:
+        if self._policy is None:
+            return False
+        key_nid = self._store.interner.known_key(POLICY_KEY)
+        return (
+            key_nid is not None and (self._tips.find(room_id) or await self.tip(room_id)).state.get(key_nid) is not None
+        )
+
+    async def _send_signed(
+        self, room_id: RoomID, templates: Sequence[EventTemplate], transaction: TransactionRow | None
+    ) -> list[StoredEvent]:
+        """Compose events in the lane, have them signed outside it, and take them in at the place they were made for.
+
+        Meanwhile events of others may come; then it is beside them. A signature is no part of an event's ID, so what
+        was composed on top of one another stays so. If one is not signed, none is stored.
+        """
+        assert self._policy is not None
+        async with self._signing.enter(room_id):
+            async with self._lanes.enter(room_id):
+                prepared = await self._prepare_all(room_id, templates)
+                self._commit.abandon(prepared)
+            tip = await self.tip(room_id)
+            signed = [trust_own(await self._policy.sign(tip, step.append.judged.event)) for step in prepared]
+
+            async def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
+                step = await self._receiving.prepare(tip, checked, ahead, Placing(is_relayed=True))
+                if transaction is not None and checked is signed[-1] and isinstance(step, Prepared):
+                    _note(step, transaction)
+                return step
+
+            stored = [_only([each]) for each in await self._take_in(room_id, signed, prepare)]
+        if any(each.position is None for each in stored):
+            raise AuthRuleBroken("6", "the room does not allow the event any more")
+        return stored
+
+    async def _prepare_all(self, room_id: RoomID, templates: Sequence[EventTemplate]) -> list[Prepared]:
+        tip = self._tips.find(room_id) or await self._tips.get(room_id)
+        prepared: list[Prepared] = []
+        try:
+            for template in templates:
+                step = await self._prepare(tip, template, prepared)
+                prepared.append(step)
+                tip = step.after
+        except BaseException:
+            self._commit.abandon(prepared)
+            raise
+        return prepared
+
     # -- 3: gates ----------------------------------------------------------------------------------------------------
 
     async def _require_new(self, room_id: RoomID) -> None:
@@ -403,6 +462,8 @@ class RoomDoor:
     async def _intern(self, templates: Sequence[EventTemplate]) -> None:
         # Before anything takes a position: while one is open, nobody's later changes become visible.
         interner = self._store.interner
+        if self._policy is not None and interner.known_key(POLICY_KEY) is None:
+            await interner.keys([POLICY_KEY])
         keys = [(template.type, template.state_key) for template in templates if template.state_key is not None]
         for kind, state_key in keys:
             # Keys that no event can have are not stored on the way to finding that out.
@@ -523,6 +584,11 @@ def _unstored(failure: Failure) -> HomeserverError:
     # The others have to be waited for; this one tells as much as a caller can use.
     logger.error("An event that was taken in could not be stored", exc_info=failure.value)
     return StorageUnavailable("the event could not be stored")
+
+
+def _note(step: Prepared, transaction: TransactionRow) -> None:
+    step.append.transaction = transaction
+    step.stored.transaction = (transaction.device_nid, transaction.txn_id)
 
 
 def _prev_events(tip: RoomTip) -> tuple[Extremity, ...]:
