@@ -1,4 +1,4 @@
-"""The command line: `sennit run`, `init`, `check-config`, `user`, `graph` and `--version`.
+"""The command line: `sennit run`, `init`, `check-config`, `user`, `rooms`, `graph` and `--version`.
 
 Each command is a function from parsed arguments to an exit code: 0 done, 1 it failed, 2 the command line or the
 configuration is wrong.  What goes wrong for an operator is told in a paragraph, never as a traceback; `--debug` shows
@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--limit", type=int, metavar="N", help="draw the newest N events (default: 100)")
     _add_config(graph)
     graph.set_defaults(command=_graph)
+
+    rooms = commands.add_parser(
+        "rooms", help="list all rooms", description="List all rooms, and what is missing in them."
+    )
+    _add_config(rooms)
+    rooms.set_defaults(command=_rooms)
 
     user = commands.add_parser("user", help="make and change accounts")
     verbs = user.add_subparsers(required=True, metavar="VERB")
@@ -168,6 +175,12 @@ def _check_config(options: argparse.Namespace) -> int:
     source = config.source or "no file; the defaults"
     print(f"{source}: good, for the server {config.server.name}")
     return 0
+
+
+def _rooms(options: argparse.Namespace) -> int:
+    from homeserver.rooms_command import show_rooms
+
+    return show_rooms(_config(options), out=sys.stdout, now_ms=int(time.time() * 1000))
 
 
 def _graph(options: argparse.Namespace) -> int:
