@@ -21,7 +21,15 @@ import msgspec
 import orjson
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
-from homeserver.errors import BadIdentifier, BadJson, HomeserverError, InternalFault, InvalidParam, MatrixError
+from homeserver.errors import (
+    BadIdentifier,
+    BadJson,
+    HomeserverError,
+    InternalFault,
+    InvalidParam,
+    LimitExceeded,
+    MatrixError,
+)
 from homeserver.model.canonical_json import JsonObject
 from homeserver.model.ids import EventID, RoomID
 from homeserver.ports import PDU
@@ -103,8 +111,8 @@ class TransactionsApi:
     async def receive(self, origin: str, txn_id: str, raw: bytes, content: JsonObject) -> bytes:
         """Take in a transaction, `content` being what `raw` says, and return the answer in JSON.
 
-        Raises BadJson where the whole of it is not well-formed, InternalFault for trouble of our own: then the sender
-        comes again.
+        Raises BadJson where the whole of it is not well-formed, LimitExceeded for a server that sends too much at once,
+        InternalFault for trouble of our own: then the sender comes again.
         """
         key = (origin, txn_id)
         answer = self._answers.find(key)
@@ -133,14 +141,14 @@ class TransactionsApi:
 
     async def _work(self, origin: str, pdus: Sequence[PDU], edus: Sequence[JsonObject]) -> bytes:
         results: dict[str, JsonObject] = {}
-        faults: list[InternalFault] = []
+        faults: list[InternalFault | LimitExceeded] = []
 
         async def take_in(room_id: RoomID, of_room: Sequence[PDU]) -> None:
             try:
                 found = await self._receipt.receive(origin, room_id, of_room)
             except CancelledError:
                 raise
-            except InternalFault as fault:
+            except (InternalFault, LimitExceeded) as fault:
                 faults.append(fault)
             except MatrixError as refusal:
                 logger.info("Events of %s in %s were refused: %s", origin, room_id, refusal)
