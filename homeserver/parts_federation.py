@@ -83,6 +83,8 @@ if TYPE_CHECKING:
 
 MAX_KEY_ANSWER_BYTES = 65_536
 KEY_ANSWER_S = 10.0
+# How long a client who asks for all members of a room waits for them.
+MEMBERS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,13 @@ class Links:
         except NotFound:
             return ()
         return tip.servers.without(self.own_keys.server_name)
+
+    async def whole(self, room_id: RoomID) -> None:
+        """Wait a while for the members of a room that was joined a moment ago, if it was."""
+        try:
+            await self.others.joining.completed(room_id, MEMBERS_S)
+        except NotFound:
+            return
 
     async def find_alias(self, alias: RoomAlias) -> tuple[RoomID, tuple[ServerName, ...]] | None:
         """Ask another server where its alias leads; None where it leads nowhere. Raises RemoteError."""
@@ -193,6 +202,7 @@ def build_links(
     vouching = Vouching(store, door, server_name=server_name)
     templates = Templates(store, door, guard, vouching, clock, server_name=server_name)
     policy = PolicyServers(door, inbound, client, clock, server_name)
+    door.set_policy(policy)
     fetching = Fetching(store, inbound, client, clock, identity)
     remote_state = RemoteState(fetching, door)
     gaps = Gaps(fetching, remote_state, door, policy)
@@ -209,6 +219,7 @@ def build_links(
         clock,
         tasks,
         pass_gates=door.pass_gates,
+        take_in=receipt.receive,
     )
     remote = RemoteMembership(door, outside, templates, inbound, client, identity, clock, pass_gates=door.pass_gates)
     return Links(

@@ -38,8 +38,11 @@ class EventCache:
         """Put in an event that was just committed."""
         self._keep(stored)
 
-    async def get(self, nids: Iterable[int]) -> dict[int, StoredEvent]:
-        """Return the events of these numbers; unknown numbers are left out."""
+    async def get(self, nids: Iterable[int], *, keeps: bool = True) -> dict[int, StoredEvent]:
+        """Return the events of these numbers; unknown numbers are left out.
+
+        `keeps` False: what is not in memory is not put there, because it is too much to be asked for soon again.
+        """
         found: dict[int, StoredEvent] = {}
         missing: list[int] = []
         held = self._events
@@ -56,7 +59,7 @@ class EventCache:
                 # One that came in meanwhile is the newer.
                 present = held.get(nid)
                 found[nid] = present or stored
-                if present is None and redactions == self._loads:
+                if keeps and present is None and redactions == self._loads:
                     self._keep(stored)
         return found
 
@@ -129,4 +132,4 @@ class EventCache:
 
 def size_of(event: Event, encoded_bytes: int) -> int:
     """Return about how many bytes of memory an event takes."""
-    return encoded_bytes * 3 + 800
+    return encoded_bytes * 4 + 1_500

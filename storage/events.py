@@ -197,7 +197,7 @@ def _from_row(row: Sequence[Any], *, as_sent: bool = False) -> StoredEvent:
         replaces_nid=row[8],
         redacted_by=row[9],
         flags=row[10],
-        size=len(raw) * 3 + 800,
+        size=len(raw) * 4 + 1_500,
         tip_group=row[14],
     )
 

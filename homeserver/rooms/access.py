@@ -148,6 +148,12 @@ class RoomAccess:
 
     async def chosen(self, state: Mapping[int, int], wanted: Callable[[StateKey], bool]) -> list[StoredEvent]:
         """Return the events of a state whose (type, state key) is wanted."""
+        nids = await self.chosen_nids(state, wanted)
+        found = await self._store.events.get(nids)
+        return [found[nid] for nid in nids if nid in found]
+
+    async def chosen_nids(self, state: Mapping[int, int], wanted: Callable[[StateKey], bool]) -> list[int]:
+        """Return the numbers of the events of a state whose (type, state key) is wanted."""
         interner = self._store.interner
         unknown = [key_nid for key_nid in state if interner.known_key_name(key_nid) is None]
         if unknown:
@@ -157,8 +163,7 @@ class RoomAccess:
             name = interner.known_key_name(key_nid)
             if name is not None and wanted(name):
                 nids.append(nid)
-        found = await self._store.events.get(nids)
-        return [found[nid] for nid in nids if nid in found]
+        return nids
 
     # -- private -----------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ Spec: client-server API, "Getting events for a room": state, members, joined_mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from homeserver.errors import NotAllowed, NotFound
 from homeserver.feed.feed import Feed
@@ -26,13 +26,21 @@ from storage.store import Store
 from .access import RoomAccess, RoomView, Viewer
 from .rendering import array, renderer
 
-MUTUAL_ROOMS_PAGE = 100
+MUTUAL_ROOMS_PAGE: Final = 100
+# Member events that are in memory at once while all of them are told.
+SLICE: Final = 1_000
+
+Whole = Callable[[RoomID], Awaitable[object]]
 
 
 class StateReads:
     """Reads the state of rooms."""
 
-    def __init__(self, store: Store, feed: Feed, access: RoomAccess, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, feed: Feed, access: RoomAccess, clock: Clock, *, whole: Whole | None = None
+    ) -> None:
+        """`whole` waits a while for the members of a room that was joined a moment ago."""
+        self._whole = whole
         self._store = store
         self._feed = feed
         self._access = access
@@ -86,30 +94,39 @@ class StateReads:
         With both, an event is told whose membership is `membership` or is not `not_membership`.
         """
         view = await self._access.view(viewer, room_id)
+        if self._whole is not None:
+            await self._whole(room_id)
+            view = await self._access.view(viewer, room_id)
         if at is None or at.position >= view.upto:
             state = await self._access.state(view)
         else:
             await self._require_visible(view, at.position)
             state = await self._access.state_at(view, at.position)
-        events = await self._member_events(state)
         show = renderer(self._clock.now_ms(), viewer.device_nid, Filter.default())
         wanted = _wants(membership, not_membership)
-        return b'{"chunk":' + array([show(stored, None) for stored in events if wanted(stored.event.membership)]) + b"}"
+        shown: list[bytes] = []
+        async for events in self._member_events(state):
+            shown += [show(stored, None) for stored in events if wanted(stored.event.membership)]
+        return b'{"chunk":' + array(shown) + b"}"
 
     async def joined_members(self, viewer: Viewer, room_id: RoomID) -> Mapping[str, Any]:
         """Return name and picture of everybody in the room; raise NotAllowed for who is not in it."""
         view = await self._access.view(viewer, room_id)
         if not view.is_joined:
             raise NotAllowed("You are not in this room")
+        if self._whole is not None:
+            await self._whole(room_id)
+            view = await self._access.view(viewer, room_id)
         joined: dict[str, Any] = {}
-        for stored in await self._member_events(await self._access.state(view)):
-            event = stored.event
-            if event.membership == "join" and event.state_key is not None:
-                name, picture = display_name(event), avatar_url(event)
-                joined[event.state_key] = {
-                    **({"display_name": name} if name is not None else {}),
-                    **({"avatar_url": picture} if picture is not None else {}),
-                }
+        async for events in self._member_events(await self._access.state(view)):
+            for stored in events:
+                event = stored.event
+                if event.membership == "join" and event.state_key is not None:
+                    name, picture = display_name(event), avatar_url(event)
+                    joined[event.state_key] = {
+                        **({"display_name": name} if name is not None else {}),
+                        **({"avatar_url": picture} if picture is not None else {}),
+                    }
         return {"joined": joined}
 
     async def joined_rooms(self, viewer: Viewer) -> list[str]:
@@ -129,8 +146,12 @@ class StateReads:
         page = found[:MUTUAL_ROOMS_PAGE]
         return [str(room_id) for _, room_id in page], total, page[-1][0] if len(found) > len(page) else None
 
-    async def _member_events(self, state: Mapping[int, int]) -> list[StoredEvent]:
-        return await self._access.chosen(state, lambda key: key[0] == "m.room.member")
+    async def _member_events(self, state: Mapping[int, int]) -> AsyncIterator[list[StoredEvent]]:
+        nids = await self._access.chosen_nids(state, lambda key: key[0] == "m.room.member")
+        for start in range(0, len(nids), SLICE):
+            part = nids[start : start + SLICE]
+            found = await self._store.events.get(part, keeps=len(nids) <= SLICE)
+            yield [found[nid] for nid in part if nid in found]
 
     async def _require_visible(self, view: RoomView, position: int) -> None:
         """Raise NotAllowed where the user may not see what the room was like then."""
