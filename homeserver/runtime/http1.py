@@ -107,6 +107,8 @@ class Connection(TwistedProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_open = False
         state, self._state = self._state, _ENDED
+        # Twisted fails where a TLS connection that is gone is aborted.
+        self.transport = None
         if not self.ready.called:
             self.ready.errback(reason)
         if state == _UNTIL_CLOSE and reason.check(type(connectionDone.value)):
