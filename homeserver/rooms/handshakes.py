@@ -7,7 +7,8 @@ Each goes the same way, and nothing is stored or signed before its last step:
 3. the current state allows it (else 403): what was handed out as a template may not hold any more;
 4. a join of a restricted room that names a user of ours as authorising: the conditions are looked at again, and our
    signature is added;
-5. the one gate (`inbound`), and then the door, which has it passed on to the other servers of the room.
+5. the one gate (`inbound`), the policy server of the room if it has one, and then the door, which has it passed on to
+   the other servers of the room.
 
 An event that the door does not accept is refused: it is no part of any state then, and nobody is shown it.
 
@@ -37,6 +38,7 @@ from storage.store import Store
 
 from .door import Identity, RoomDoor
 from .inbound import Inbound
+from .policy import PolicyServers
 from .resident_answer import JoinAnswer, write_join_answer
 from .server_guard import ROOM_NOT_FOUND, ServerGuard
 from .shown_state import shown_state
@@ -58,7 +60,10 @@ class Handshakes:
         inbound: Inbound,
         vouching: Vouching,
         identity: Identity,
+        *,
+        policy: PolicyServers | None = None,
     ) -> None:
+        self._policy = policy
         self._store = store
         self._door = door
         self._guard = guard
@@ -116,7 +121,7 @@ class Handshakes:
         await self._judge_now(tip, event)
         if membership == "join":
             pdu = await self._countersigned(tip, event, received.wire) or pdu
-        checked = await pass_gate(self._inbound, tip.version, room_id, pdu)
+        checked = await self._reviewed(tip, await pass_gate(self._inbound, tip.version, room_id, pdu))
         try:
             stored = await self._door.receive(room_id, checked, relay=True)
         except MissingEvents as missing:
@@ -126,6 +131,18 @@ class Handshakes:
         if stored.flags & HIDDEN:
             raise NotAllowed("The event is not allowed at its place in the room's history")
         return tip, stored
+
+    async def _reviewed(self, tip: RoomTip, checked: CheckedEvent) -> CheckedEvent:
+        """Return the event with the signature of the room's policy server, where there is one; else raise NotAllowed.
+
+        Spec: "Validating Policy Server signatures".
+        """
+        if self._policy is None:
+            return checked
+        reviewed, unwanted = await self._policy.review(tip, [checked])
+        if unwanted:
+            raise NotAllowed("The policy server of the room does not want this")
+        return reviewed[0]
 
     async def _judge_now(self, tip: RoomTip, event: Event) -> None:
         """Return if the room's current state allows the event, else raise AuthRuleBroken."""

@@ -3,8 +3,8 @@
 A large room has tens of thousands of state events. They are copied from the database to a file as they are stored, in a
 database thread, a few hundred at a time; no event is made an object. The file is in memory while it is small.
 
-Where the other server can do without, members are left out: all but those that the join cites and, in a room without
-a name, those whom it is named after.
+Where the other server can do without, members are left out: all but those that the rest of the state and the join rest
+on, whose events are told anyway, and in a room without a name those whom it is named after.
 
 Spec: server-server API, `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`; client-server API, `GET /sync`,
 `m.heroes`.
@@ -91,12 +91,15 @@ async def write_join_answer(
         said: dict[str, object] = {"origin": server_name}
         if omit_members:
             kept = _kept(tx, tip, join, state, is_named=is_named)
+            chain = auth_chain(tx, [*kept, join.nid])
+            # Who made the room what it is, and who invited: they are told in any case.
+            kept |= chain & state
             said.update(members_omitted=len(kept) < len(state), servers_in_room=list(tip.servers.names))
-            state = kept
-        chain = auth_chain(tx, [*state, join.nid])
-        if omit_members:
             # Spec: "any events that are returned in `state` may be omitted from `auth_chain`".
-            chain.difference_update(state)
+            chain -= kept
+            state = kept
+        else:
+            chain = auth_chain(tx, [*state, join.nid])
         plan = _Plan(tip.version, join.nid, sorted(state), sorted(chain), orjson.dumps(said)[1:])
         length = _write(tx, file, plan, as_list)
         file.seek(0)

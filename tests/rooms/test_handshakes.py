@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from homeserver.errors import (
     MatrixError,
     NotAllowed,
     NotFound,
+    RemoteRefused,
     UnableToAuthoriseJoin,
     UnableToGrantJoin,
 )
@@ -26,7 +28,9 @@ from homeserver.model.membership_template import rebuild_template
 from homeserver.model.receipt_of_events import check_received, read_received
 from homeserver.model.room_versions import ROOM_VERSIONS, get_room_version
 from homeserver.model.server_keys import MAX_TS, ServerKey, ServerKeys
-from homeserver.model.signing import verify_signed_event
+from homeserver.model.signing import sign_event, verify_signed_event
+from homeserver.rooms.handshakes import Handshakes
+from homeserver.rooms.policy import PolicyServers
 from homeserver.rooms.resident_answer import JoinAnswer
 from storage.tables.federation_rooms import destination_rooms
 from tests.support.rooms import SERVER, Person, RoomServer
@@ -133,8 +137,11 @@ async def test_members_are_left_out_but_for_those_that_matter(rooms: RoomServer)
 
     assert body["members_omitted"] is True
     assert [SERVER] == body["servers_in_room"]
+    # Who made the room is in the auth chain of all that it has.
+    assert [str(alice.user_id)] == [each["state_key"] for each in body["state"] if each["type"] == "m.room.member"]
     assert {
         "m.room.create",
+        "m.room.member",
         "m.room.power_levels",
         "m.room.join_rules",
         "m.room.history_visibility",
@@ -633,3 +640,38 @@ def test_refusals_of_handshakes_are_told() -> None:
     assert issubclass(UnableToGrantJoin, MatrixError)
     assert ("M_UNABLE_TO_GRANT_JOIN", 400) == (UnableToGrantJoin.errcode, UnableToGrantJoin.status)
     assert ("M_INCOMPATIBLE_ROOM_VERSION", 400) == (IncompatibleRoomVersion.errcode, IncompatibleRoomVersion.status)
+
+
+@pytest.mark.parametrize("wants", [True, False])
+async def test_the_policy_server_of_the_room_is_asked(rooms: RoomServer, wants: bool) -> None:
+    resident = Resident(rooms, VISITOR)
+    alice = await rooms.user("alice")
+    room_id = await rooms.room(alice)
+    judge = Visitor("policy.example")
+    resident.keys.visitors[judge.name] = judge
+    await resident.join(judge, room_id, "judge")
+    key = judge.key
+    content = {"via": judge.name, "public_keys": {"ed25519": key.verify_key_base64}}
+    await rooms.send(room_id, alice, "m.room.policy", content, "")
+
+    class Asked:
+        async def ask_policy_server(self, server: str, event: dict[str, Any]) -> dict[str, Any]:
+            if not wants:
+                raise RemoteRefused(server, 400, "M_FORBIDDEN", "no")
+            named = replace(key, key_id="ed25519:policy_server")
+            signed = sign_event(get_room_version("12"), {**event, "signatures": {}}, server, named)
+            signatures: dict[str, Any] = signed["signatures"]
+            return signatures
+
+    policy = PolicyServers(rooms.door, resident.inbound, Asked(), rooms.clock, SERVER)  # type: ignore[arg-type]
+    resident.handshakes = Handshakes(
+        rooms.store, rooms.door, resident.guard, resident.inbound, resident.vouching, rooms.identity, policy=policy
+    )
+    made = VISITOR.make(await resident.templates.make_join(VISITOR.name, room_id, BOB, ["12"]))
+    if wants:
+        body = await send_join(resident, room_id, made)
+        assert {VISITOR.name, judge.name} == body["event"]["signatures"].keys()
+    else:
+        with pytest.raises(NotAllowed):
+            await send_join(resident, room_id, made)
+        assert await membership(rooms, room_id) is None
