@@ -141,9 +141,12 @@ class RemoteFiles:
 def is_unknown_endpoint(refusal: RemoteRefused) -> bool:
     """Tell whether a server has refused because it has no such endpoint.
 
-    Spec: "Unsupported endpoints". COMPAT: older servers answer 400, or a bare 404 page.
+    Spec: "Unsupported endpoints". COMPAT: older servers answer 400, or 404 with a page that has no errcode.
     """
-    return refusal.status == 405 or (refusal.status in (400, 404) and refusal.errcode == "M_UNRECOGNIZED")
+    if refusal.status == 405:
+        return True
+    errcodes = ("M_UNRECOGNIZED", "M_UNKNOWN") if refusal.status == 404 else ("M_UNRECOGNIZED",)
+    return refusal.status in (400, 404) and refusal.errcode in errcodes
 
 
 class _File:

@@ -337,7 +337,8 @@ async def test_answer_of_another_shape_breaks_the_protocol_or_is_plain(world: Wo
 
 
 @pytest.mark.parametrize(
-    "unknown", [(404, {"errcode": "M_UNRECOGNIZED"}), (405, {"errcode": "M_UNRECOGNIZED"}), (405, b"")]
+    "unknown",
+    [(404, {"errcode": "M_UNRECOGNIZED"}), (405, {"errcode": "M_UNRECOGNIZED"}), (405, b""), (404, b"<html>")],
 )
 @pytest_twisted.ensureDeferred
 async def test_older_version_is_tried(world: World, unknown: Any) -> None:
