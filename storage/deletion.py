@@ -23,6 +23,7 @@ from homeserver.errors import BrokenInvariant
 from .state_groups import load_chain, state_of
 from .tables import rooms as t
 from .tables.auth_chains import auth_chains, auth_links
+from .tables.held_events import held_events
 from .tables.identity import user_ids
 from .tables.user_state import account_data, receipts
 from .transaction import CHUNK, Transaction, chunks
@@ -260,7 +261,7 @@ def _delete_users_rows(tx: Transaction, room_nid: int, limit: int) -> bool:
 
 
 def _delete_rest(tx: Transaction, room_nid: int) -> bool:
-    for table in (t.room_aliases, t.room_stats, t.rooms):
+    for table in (held_events, t.room_aliases, t.room_stats, t.rooms):
         tx.execute(delete(table).where(table.c.room_nid == room_nid))
     return False
 

@@ -31,7 +31,7 @@ from storage.gaps import Gap
 from storage.store import Store
 
 from .door import RoomDoor
-from .fetching import Fetching, remember
+from .fetching import Fetching, give_up, remember
 from .gaps import ancestors
 from .remote_state import RemoteState
 from .surroundings import MissingEvents
@@ -126,7 +126,7 @@ class Backfill:
         waiting.append(filled)
         if is_first:
             self._tasks.start(f"backfill {tip.room_id}", self._fill_for_all(tip, gap))
-        timer = self._clock.call_later(seconds, _give_up, waiting, filled)
+        timer = self._clock.call_later(seconds, give_up, waiting, filled, False)
         try:
             return await filled
         finally:
@@ -228,9 +228,3 @@ def _next_edge(
         if event_id not in states and missing & set(checked.event.prev_event_ids)
     ]
     return max(edges, key=lambda event: (event.depth, event.event_id), default=None)
-
-
-def _give_up(waiting: list[Deferred[bool]], filled: Deferred[bool]) -> None:
-    if not filled.called:
-        waiting.remove(filled)
-        filled.callback(False)

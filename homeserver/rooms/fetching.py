@@ -64,12 +64,12 @@ class Budgets:
     """What each server may cost."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._spent: dict[str, Spent] = {}
 
     def of(self, origin: str) -> Spent:
         """Return what a server has spent and has left now."""
-        now_s = self._clock.monotonic()
+        now_s = self.clock.monotonic()
         spent = self._spent.pop(origin, None) or Spent(at_s=now_s)
         # Who was charged last is last; who has most likely filled up again goes first.
         self._spent[origin] = spent
@@ -101,7 +101,7 @@ class Fetching:
     def __init__(self, store: Store, inbound: Inbound, remote: RemoteServers, clock: Clock, identity: Identity) -> None:
         self._store = store
         self._inbound = inbound
-        self._clock = clock
+        self.clock = clock
         self._server_name = str(identity.server_name)
         self.remote = remote
         self.budgets = Budgets(clock)
@@ -115,15 +115,15 @@ class Fetching:
         """Return the other servers of a room: `first` ones first, those that did not answer lately last."""
         names = dict.fromkeys((*first, *tip.servers.names))
         names.pop(self._server_name, None)
-        now_s = self._clock.monotonic()
+        now_s = self.clock.monotonic()
         return sorted(names, key=lambda name: self._down.get(name, 0.0) > now_s)
 
     async def ask(self, server: str, question: Coroutine[Deferred[Any], Any, T], within_s: float = ASK_S) -> T:
         """Return the answer; raise RemoteError where there is none, or not in time."""
         try:
-            answer = await within(self._clock, within_s, server, question)
+            answer = await within(self.clock, within_s, server, question)
         except RemoteUnreachable:
-            remember(self._down, server, self._clock.monotonic() + DOWN_S)
+            remember(self._down, server, self.clock.monotonic() + DOWN_S)
             raise
         self._down.pop(server, None)
         return answer
@@ -198,7 +198,7 @@ class Fetching:
 
     async def _event(self, tip: RoomTip, origin: str, event_id: EventID, servers: Sequence[str]) -> CheckedEvent | None:
         key = (tip.room_id, event_id)
-        if self._nobody.get(key, 0.0) > self._clock.monotonic():
+        if self._nobody.get(key, 0.0) > self.clock.monotonic():
             return None
         waiting = self._fetching.get(key)
         if waiting is not None:
@@ -227,7 +227,7 @@ class Fetching:
                 found = await self.checked(tip, origin, [pdu], wanted=(event_id,))
                 if event_id in found:
                     return found[event_id]
-        remember(self._nobody, (tip.room_id, event_id), self._clock.monotonic() + NOBODY_S)
+        remember(self._nobody, (tip.room_id, event_id), self.clock.monotonic() + NOBODY_S)
         return None
 
 
@@ -253,3 +253,10 @@ def remember(known: dict[K, float], key: K, until_s: float) -> None:
     known[key] = until_s
     if len(known) > MAX_REMEMBERED:
         del known[next(iter(known))]
+
+
+def give_up(waiting: list[Deferred[T]], waiter: Deferred[T], outcome: T) -> None:
+    """Let one of those who wait for the same thing go, before it is there."""
+    if not waiter.called:
+        waiting.remove(waiter)
+        waiter.callback(outcome)

@@ -27,7 +27,7 @@ from homeserver.model.ids import EventID, RoomID, server_name_of
 from homeserver.model.receipt_of_events import CheckedEvent
 
 from .door import RoomDoor
-from .fetching import Fetching
+from .fetching import Fetching, give_up
 from .policy import PolicyServers
 from .remote_state import RemoteState
 from .surroundings import MissingEvents
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 MAX_ROUNDS: Final = 10
 MAX_A_ROUND: Final = 20
 MAX_FETCHED: Final = 200
+# LIMIT: seconds for all these steps, and for those who wait for them too.
+WALKING_S: Final = 20.0
+WAIT_S: Final = 10.0
 # LIMIT: servers that are asked in each step.
 MAX_SERVERS: Final = 3
 # LIMIT: ends of the graph that are named, so that others know what is here.
@@ -84,9 +87,7 @@ class Gaps:
         for event_id in lacking:
             others = self._filling.get((tip.room_id, event_id))
             if others is not None:
-                filled: Deferred[None] = Deferred(others.remove)
-                others.append(filled)
-                await filled
+                await self._wait(others)
                 return True
         keys = [(tip.room_id, event_id) for event_id in lacking]
         for key in keys:
@@ -97,6 +98,17 @@ class Gaps:
             waiting = [filled for key in keys for filled in self._filling.pop(key)]
             for filled in waiting:
                 filled.callback(None)
+
+    async def _wait(self, others: list[Deferred[None]]) -> None:
+        """Wait for somebody who fetches what is missing here too, but not as long as that may take."""
+        filled: Deferred[None] = Deferred(others.remove)
+        others.append(filled)
+        timer = self._fetching.clock.call_later(WAIT_S, give_up, others, filled, None)
+        try:
+            await filled
+        finally:
+            if timer.active():
+                timer.cancel()
 
     async def _fill(
         self, tip: RoomTip, origin: str, checked: CheckedEvent, missing: MissingEvents, is_unwanted: bool
@@ -128,8 +140,11 @@ class Gaps:
         floor = await self._floor(tip)
         found: dict[EventID, CheckedEvent] = {}
         needed, latest = set(missing), [event.event_id]
+        until_s = self._fetching.clock.monotonic() + WALKING_S
         for _ in range(MAX_ROUNDS):
             wanted = needed - floor.known
+            if self._fetching.clock.monotonic() > until_s:
+                break
             if not wanted or len(found) >= MAX_FETCHED or self._fetching.budgets.is_spent(origin):
                 break
             step = await self._step_back(tip, origin, wanted, latest, servers, floor)

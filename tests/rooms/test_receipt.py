@@ -436,3 +436,45 @@ async def test_held_events_whose_keys_cannot_be_had_are_kept(rooms: RoomServer) 
     rooms.clock.advance(600)
     await incoming.held.try_again()
     assert await is_shown(rooms, said)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_answers_slowly_does_not_keep_others_waiting(rooms: RoomServer) -> None:
+    room, others, incoming = await shared(rooms)
+    room.join(CAROL)
+    place = room.last
+    slow, quick = room.say(BOB, prev=[place]), room.say(ALICE, prev=[place])
+    never: Deferred[Any] = Deferred()
+    others.answers["missing"] = lambda server, **asked: never if server == "b.example" else [pdu(place)]
+    first = Deferred.fromCoroutine(incoming.send(slow, origin="b.example"))
+    while not others.asked:
+        await pause()
+    second = Deferred.fromCoroutine(incoming.send(quick))
+    for _ in range(20):
+        await pause()
+    rooms.clock.advance(9.5)
+    # The question of the other is not over, and neither is the patience of this one.
+    assert not second.called
+    rooms.clock.advance(1)
+    while not second.called:
+        await pause()
+    assert {quick.event_id: None} == await second
+    assert await is_shown(rooms, quick)
+    while not first.called:
+        rooms.clock.advance(1)
+        await pause()
+    assert {slow.event_id: None} == await first
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_create_event_of_a_joined_room_stays_what_it_is(rooms: RoomServer) -> None:
+    """It has no place here yet, and builds on nothing: sent alone it would be refused like any other such event."""
+    room, others, incoming = await shared(rooms)
+    assert {room.create.event_id: None} == await incoming.send(room.create)
+    found = await stored(rooms, room.create)
+    assert found is not None
+    assert not found.is_rejected
+    said = room.say(ALICE)
+    await incoming.send(said)
+    assert await is_shown(rooms, said)
+    assert [] == others.asked
