@@ -135,6 +135,7 @@ class Homeserver(Service):
             self._reactor,
             self._clock,
             self._tasks,
+            old_keys=prepared.old_signing_keys,
             registered=lambda user_id: self._tell(UserRegistered(user_id)),
         )
         self._parts = built

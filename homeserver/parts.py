@@ -65,7 +65,8 @@ from homeserver.media.repository import MediaRepository, MediaRules
 from homeserver.model.ids import RoomAlias, RoomID, ServerName, UserID
 from homeserver.model.presets import Preset, RoomRequest
 from homeserver.model.room_versions import ROOM_VERSIONS
-from homeserver.model.signing import SigningKey
+from homeserver.model.signing import SigningKey, VerifyKey
+from homeserver.parts_encryption import Encryption, build_encryption
 from homeserver.parts_federation import Links, build_inlets, build_links
 from homeserver.ports import NoEdus
 from homeserver.rooms.access import RoomAccess
@@ -164,6 +165,7 @@ class Data:
     push_rules: PushRules
     streams: Streams
     bundles: Bundles
+    encryption: Encryption
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ async def build(
     clock: Clock,
     tasks: Tasks,
     *,
+    old_keys: Mapping[str, tuple[VerifyKey, int]] | None = None,
     names: Names | None = None,
     registered: Registered = lambda user_id: None,
 ) -> Parts:
@@ -253,7 +256,7 @@ async def build(
     `keys` sign, the first one everything; `names` looks up host names, the system by default.
     """
     registry = Registry.load(config.appservices.files, config.server.name)
-    base = await _open(config, keys, reactor, clock, tasks, registry, names)
+    base = await _open(config, keys, old_keys or {}, reactor, clock, tasks, registry, names)
     try:
         appservices = _build_appservices(base, registry)
         data = _build_data(base, appservices)
@@ -292,14 +295,18 @@ async def build(
         )
         openid = OpenID(base.store.database, clock)
         routes = _routes(base, data, users, rooms, media, register, access)
+        routes += data.encryption.routes(users.interactive_auth)
         routes += OpenIDAPI(openid, server_name=base.server_name).routes()
         if base.links is not None:
-            routes += build_inlets(base, data, users, rooms, openid, base.links, users.may_invite).routes
+            inlets = build_inlets(base, data, users, rooms, openid, base.links, users.may_invite)
+            routes += inlets.routes
+            routes += data.encryption.inlets(inlets.signed, inlets.edus)
         routes += AppservicePing(registry, appservices.client, appservices.sender).routes()
         await users.accounts.start()
         await users.registration.start()
         users.sessions.start()
         await data.presence.start()
+        await data.encryption.start()
         if config.media.enabled:
             await media.start()
         await appservices.sender.start()
@@ -319,6 +326,7 @@ async def build(
 async def _open(
     config: Config,
     keys: Sequence[SigningKey],
+    old_keys: Mapping[str, tuple[VerifyKey, int]],
     reactor: Any,
     clock: Clock,
     tasks: Tasks,
@@ -356,6 +364,7 @@ async def _open(
         links = build_links(
             config,
             keys,
+            old_keys,
             reactor=reactor,
             clock=clock,
             tasks=tasks,
@@ -407,6 +416,16 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
     edus = links.outbox if links is not None else NoEdus()
     servers_of = links.servers_of if links is not None else no_servers
     bundles = Bundles(store, feed, clock, account_data.ignored_users)
+    encryption = build_encryption(
+        store,
+        feed,
+        clock,
+        base.tasks,
+        server_name=base.server_name,
+        outbox=edus,
+        servers=links.client if links is not None else None,
+        tells_names=base.config.federation.device_names_over_federation,
+    )
     return Data(
         account_data=account_data,
         receipts=Receipts(
@@ -431,8 +450,10 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
             bundles=bundles,
             ignored_users=account_data.ignored_users,
             blocks_invites=account_data.blocks_invites,
+            devices=encryption.sections,
         ),
         bundles=bundles,
+        encryption=encryption,
     )
 
 
@@ -440,7 +461,7 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
     config, store, clock, tasks = base.config, base.store, base.clock, base.tasks
     database, server_name = store.database, base.server_name
     sessions = Sessions(database, store.numbers, clock, tasks, config.sessions)
-    devices = Devices(database, sessions)
+    devices = Devices(database, sessions, erasers=data.encryption.erasers, observe=data.encryption.observe)
     credentials = Credentials(
         database,
         base.work_threads,
@@ -532,7 +553,8 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     access = RoomAccess(store, feed, door, base.timeline)
     backfill = base.links.backfill if base.links is not None else None
     history = History(store, access, data.bundles, clock, ignored_users, backfill=backfill)
-    state = StateReads(store, feed, access, clock)
+    whole = base.links.whole if base.links is not None else None
+    state = StateReads(store, feed, access, clock, whole=whole)
     Guests(store, door, feed, base.tasks)
     carry_over = RoomSettings(store.interner, data.account_data, data.push_rules).carry_over
     Successors(store, door, feed, base.tasks, carry_over=carry_over)
@@ -546,6 +568,7 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
             may_invite=users.membership.check_invitee,
             opaque_id=_opaque_id,
             encryption_for=_encryption_for(base.config.rooms.encrypt_by_default),
+            invite_remote=users.membership.invite_remote if base.links is not None else None,
         ),
         upgrades=Upgrades(
             store,

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from federation.server.transactions import TransactionsApi
 from federation.server.version import VersionApi
 from federation.transport import FederationTransport
 from homeserver.config import Config
-from homeserver.errors import Misconfigured, NotFound, RemoteRefused
+from homeserver.errors import NotFound, RemoteRefused
 from homeserver.model.canonical_json import parse_exactly
 from homeserver.model.ids import RoomAlias, RoomID, ServerName
 from homeserver.model.signing import SigningKey, VerifyKey
@@ -152,6 +152,7 @@ class Links:
 def build_links(
     config: Config,
     keys: Sequence[SigningKey],
+    old_keys: Mapping[str, tuple[VerifyKey, int]],
     *,
     reactor: Any,
     clock: Clock,
@@ -180,7 +181,6 @@ def build_links(
         server_name, keys[0], settings, clock, outgoing=outgoing, finder=discovery, destinations=destinations
     )
     client = FederationClient(transport, RemoteFiles(transport, outgoing, clock))
-    old_keys = _old_keys(config)
     own_keys = OwnKeys(
         server_name, keys, old_keys, clock=clock, refresh_interval_ms=config.server.key_refresh_interval_ms
     )
@@ -242,19 +242,6 @@ def build_links(
         backfill=Backfill(store, fetching, remote_state, door, clock, tasks),
         others=OtherServers(outside, joining, remote),
     )
-
-
-def _old_keys(config: Config) -> dict[str, tuple[VerifyKey, int]]:
-    found: dict[str, tuple[VerifyKey, int]] = {}
-    for key_id, old in config.server.old_signing_keys.items():
-        try:
-            found[key_id] = (VerifyKey.parse(old.key), old.expired_ts)
-        except ValueError as fault:
-            raise Misconfigured(
-                f"The old signing key {key_id} under [server] old_signing_keys is none: {fault}."
-                " Copy `key` from the public half of the key file, as unpadded base64."
-            ) from fault
-    return found
 
 
 @dataclass(frozen=True, slots=True)
