@@ -175,7 +175,7 @@ async def test_old_service_is_sent_transactions_on_the_old_path(bridged: Bridged
     room_id = await _portal(bridged, alice)
     await bridged.say(room_id, "hello", alice)
     on = lambda path: [asked for asked in bridged.service.transactions if asked.path.startswith(path)]  # noqa: E731
-    await bridged.until(lambda: bool(on("/transactions/")))
+    await bridged.until(lambda: "hello" in bridged.service.texts() and bool(on("/transactions/")))
     assert ["hello"] == bridged.service.texts()
     assert HS_TOKEN == on("/transactions/")[0].query["access_token"]
     assert 1 == len(on("/_matrix/"))
