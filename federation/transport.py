@@ -95,17 +95,20 @@ class FederationTransport:
         max_bytes: int = MAX_ANSWER_BYTES,
         is_background: bool = False,
         is_signed: bool = True,
+        is_insistent: bool = False,
         sink: Sink | None = None,
     ) -> Answer:
         """Make a request and return the answer, whose status is 2xx; RemoteError.
 
         `target`: path and query, encoded. A `body` of bytes has to be canonical JSON. `is_background`: nobody waits for
-        this, so it is not made while the server is left alone. Other requests are, unless one failed just now.
+        this, so it is not made while the server is left alone. Other requests are, unless one failed just now;
+        `is_insistent` ones even then, because whoever asks has another way to wait.
         """
         if not self.may_talk_to(server):
             raise RemoteUnreachable(server, "this server does not talk to it")
         health = self._destinations
-        if not (health.is_available(server) if is_background else health.is_worth_trying(server)):
+        is_tried = health.is_available(server) if is_background else health.is_worth_trying(server)
+        if not (is_tried or is_insistent):
             raise RemoteUnreachable(server, "it did not answer a moment ago")
         try:
             payload = body if body is None or isinstance(body, bytes) else encode_canonical(body)
@@ -153,7 +156,9 @@ class FederationTransport:
 
     async def get_json(self, server: str, path: str, *, max_bytes: int, timeout_s: float) -> JsonObject:
         """Ask without a signature and return the JSON object that is answered: for keys; RemoteError."""
-        answer = await self.request(server, "GET", path, timeout_s=timeout_s, max_bytes=max_bytes, is_signed=False)
+        answer = await self.request(
+            server, "GET", path, timeout_s=timeout_s, max_bytes=max_bytes, is_signed=False, is_insistent=True
+        )
         return json_object(server, answer.body)
 
     async def post_json(
@@ -161,7 +166,14 @@ class FederationTransport:
     ) -> JsonObject:
         """The same with a body."""
         answer = await self.request(
-            server, "POST", path, body=content, timeout_s=timeout_s, max_bytes=max_bytes, is_signed=False
+            server,
+            "POST",
+            path,
+            body=content,
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
+            is_signed=False,
+            is_insistent=True,
         )
         return json_object(server, answer.body)
 

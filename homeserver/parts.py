@@ -486,7 +486,7 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         account = await accounts.find(invitee)
         if account is None and await appservices.client.query_user(invitee):
             account = await accounts.find(invitee)
-        if account is None:
+        if account is None or account.is_deactivated:
             raise NotFound(f"There is no user {invitee}")
         # Spec: "Invite permission".
         if await data.account_data.blocks_invites(account.user_nid):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
+from api.ratelimit import Limit
 from federation.client import FederationClient
 from federation.destinations import Destinations
 from federation.discovery import Discovery
@@ -208,7 +209,17 @@ def build_links(
     gaps = Gaps(fetching, remote_state, door, policy)
     held = Held(store, door, inbound, tasks, clock)
     receipt = Receipt(door, inbound, gaps, policy, held, outside, clock, server_name)
-    completion = MemberCompletion(store, door, inbound, threads, client, clock, tasks, server_name=server_name)
+    completion = MemberCompletion(
+        store,
+        door,
+        inbound,
+        threads,
+        client,
+        clock,
+        tasks,
+        server_name=server_name,
+        on_complete=held.release_soon,
+    )
     joining = Joining(
         door,
         outside,
@@ -221,7 +232,9 @@ def build_links(
         pass_gates=door.pass_gates,
         take_in=receipt.receive,
     )
-    remote = RemoteMembership(door, outside, templates, inbound, client, identity, clock, pass_gates=door.pass_gates)
+    remote = RemoteMembership(
+        door, outside, templates, inbound, client, identity, clock, pass_gates=door.pass_gates, policy=policy
+    )
     return Links(
         identity=identity,
         door=door,
@@ -270,7 +283,9 @@ def build_inlets(
     )
     edus = EduInlet(links.guard, door, typing=data.typing, receipts=data.receipts, presence=data.presence)
     reads = ServerReads(store, links.guard)
-    handshakes = Handshakes(store, door, links.guard, links.inbound, links.vouching, links.identity)
+    handshakes = Handshakes(
+        store, door, links.guard, links.inbound, links.vouching, links.identity, policy=links.policy
+    )
     invites = RemoteInvites(
         door,
         links.guard,
@@ -308,11 +323,21 @@ def build_inlets(
     ]
     signing: list[Any] = [
         TransactionsApi(links.receipt, edus),
-        Joins(links.templates, handshakes),
+        Joins(
+            links.templates,
+            handshakes,
+            limit_join=lambda room_id: base.rates.check_key(Limit.JOINS_PER_ROOM, room_id),
+        ),
         Leaves(links.templates, handshakes),
         Knocks(links.templates, handshakes),
-        Invites(invites),
-        ThirdParty(third_party),
+        Invites(
+            invites,
+            limit_invite=lambda room_id, origin: base.rates.check_key(Limit.INVITES_PER_ROOM, (room_id, origin)),
+        ),
+        ThirdParty(
+            third_party,
+            limit_address=lambda request: base.rates.check_key(Limit.PROBING, request.client_ip),
+        ),
     ]
     routes = [route for each in apis for route in each.routes()]
     routes += [route for each in signing for route in each.routes(signed)]
