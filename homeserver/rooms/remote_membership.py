@@ -33,7 +33,7 @@ from homeserver.runtime.clock import Clock
 from storage.events import HIDDEN, StoredEvent
 
 from .candidates import Refusals, SilentServers, choose_candidates, error_for_client, server_of_room, within
-from .door import Identity, RoomDoor
+from .door import Countersigner, Identity, RoomDoor
 from .inbound import Inbound
 from .joined_state import with_signature_of
 from .joining import PassGates, compose_from, no_gates, version_of
@@ -71,7 +71,9 @@ class RemoteMembership:
         clock: Clock,
         *,
         pass_gates: PassGates = no_gates,
+        policy: Countersigner | None = None,
     ) -> None:
+        """`policy` has events signed in rooms that want them to be."""
         self._door = door
         self._outside = outside
         self._templates = templates
@@ -80,6 +82,7 @@ class RemoteMembership:
         self._identity = identity
         self._clock = clock
         self._pass_gates = pass_gates
+        self._policy = policy
         self._silent = SilentServers(clock)
 
     # -- rooms that this server is not in ----------------------------------------------------------------------------
@@ -230,6 +233,8 @@ class RemoteMembership:
             now_ms=self._clock.now_ms(),
         )
         judge_local(tip.version, event, {key: stored.event for key, stored in state.items()}, tip.create.event)
+        if self._policy is not None:
+            event = await self._policy.sign(tip, event)
         return tip.version, event
 
     def _signed(self, server: str, version: RoomVersion, event: Event, outcome: object) -> Event:
