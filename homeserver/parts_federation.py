@@ -37,7 +37,7 @@ from federation.server.query import QueryAPI
 from federation.server.third_party import ThirdParty
 from federation.server.transactions import TransactionsApi
 from federation.server.version import VersionApi
-from federation.transport import FederationTransport
+from federation.transport import FederationTransport, certificate_rule
 from homeserver.config import Config
 from homeserver.errors import NotFound, RemoteRefused
 from homeserver.model.canonical_json import parse_exactly
@@ -177,7 +177,7 @@ def build_links(
         tls=ClientTLS(reactor, settings.ca_files),
     )
     destinations = Destinations(store.database, clock, tasks, chance)
-    discovery = Discovery(outgoing, names, clock, chance, verify=lambda hostname: settings.verify_certificates)
+    discovery = Discovery(outgoing, names, clock, chance, verify=certificate_rule(settings))
     transport = FederationTransport(
         server_name, keys[0], settings, clock, outgoing=outgoing, finder=discovery, destinations=destinations
     )
