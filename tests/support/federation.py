@@ -175,11 +175,22 @@ class FederatedUser:
 class Federation:
     """Starts servers and stops them all at the end."""
 
-    def __init__(self, folder: Path, new_database: Callable[[Path], str]) -> None:
-        """`new_database` gives the URL of a fresh database for a server that has its files in a folder."""
+    def __init__(
+        self,
+        folder: Path,
+        new_database: Callable[[Path], str],
+        *,
+        authority: Authority | None = None,
+        network: str = "127.0.0",
+    ) -> None:
+        """`new_database` gives the URL of a fresh database for a server that has its files in a folder.
+
+        Whole servers are at the addresses `network`.1, .2, …; without an `authority` it has one of its own.
+        """
         self._folder = folder
         self._new_database = new_database
-        self.authority = Authority(folder / "certificates")
+        self._network = network
+        self.authority = authority or Authority(folder / "certificates")
         self.servers: list[FederatedServer] = []
         self.played: list[PlayedServer] = []
 
@@ -195,7 +206,7 @@ class Federation:
     def make(self, **sections: Mapping[str, Any]) -> FederatedServer:
         """Return a whole server that is not started yet."""
         number = len(self.servers) + 1
-        address = f"127.0.0.{number}"
+        address = f"{self._network}.{number}"
         port = free_port(address)
         certificate, key = self.authority.certificate(address)
         folder = self._folder / f"server{number}"
@@ -251,7 +262,7 @@ def new_database(request: pytest.FixtureRequest) -> Any:
     """What gives a server's folder the URL of a fresh database: the test runs once on each kind."""
     with ExitStack() as stack:
         if request.param == "sqlite":
-            yield _sqlite_url
+            yield sqlite_url_in
         else:
             mariadb = request.getfixturevalue("mariadb")
             yield lambda folder: stack.enter_context(mariadb.fresh_database())
@@ -270,12 +281,12 @@ async def federation(tmp_path: Path, new_database: Callable[[Path], str]) -> Asy
 @pytest_twisted.async_yield_fixture
 async def sqlite_federation(tmp_path: Path) -> AsyncIterator[Federation]:
     """A federation with no servers yet, on SQLite."""
-    made = Federation(tmp_path, _sqlite_url)
+    made = Federation(tmp_path, sqlite_url_in)
     try:
         yield made
     finally:
         await made.stop()
 
 
-def _sqlite_url(folder: Path) -> str:
+def sqlite_url_in(folder: Path) -> str:
     return f"sqlite:///{folder / 'homeserver.db'}"
