@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 # Spec: "Transactions": "they can have at most 50 PDUs and 100 EDUs".
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100
+# LIMIT: how often in a row a server is told to come again because of a fault of ours, and servers remembered for it.
+MAX_FAILURES: Final = 3
+MAX_FAILING: Final = 1_000
 # LIMIT: rooms of one transaction that are worked on at once.
 MAX_ROOMS_AT_ONCE: Final = 5
 # LIMIT: answers that are remembered: of all servers, and of one.
@@ -85,6 +88,7 @@ class TransactionsApi:
         self._receipt = receipt
         self._edus = edus
         self._answers = _Answers()
+        self._failures = _Failures()
         self._running: dict[_Key, list[Deferred[bytes]]] = {}
         # One transaction of a server at a time; nobody in a room's lane ever waits for this.
         self._turns: Lanes[str] = Lanes()
@@ -127,7 +131,7 @@ class TransactionsApi:
         try:
             pdus, edus = cut_pdus(raw), cut_edus(content)
             async with self._turns.enter(origin):
-                answer = await self._work(origin, pdus, edus)
+                answer = await self._work(key, pdus, edus)
         except BaseException as fault:
             del self._running[key]
             for each in waiting:
@@ -139,7 +143,8 @@ class TransactionsApi:
             each.callback(answer)
         return answer
 
-    async def _work(self, origin: str, pdus: Sequence[PDU], edus: Sequence[JsonObject]) -> bytes:
+    async def _work(self, key: _Key, pdus: Sequence[PDU], edus: Sequence[JsonObject]) -> bytes:
+        origin = key[0]
         results: dict[str, JsonObject] = {}
         faults: list[InternalFault | LimitExceeded] = []
 
@@ -156,6 +161,8 @@ class TransactionsApi:
                 logger.warning("Events of %s in %s could not be taken in: %s", origin, room_id, fault)
             except Exception:  # what one room stumbles over must not keep the others from their events
                 logger.exception("Events of %s in %s failed", origin, room_id)
+                if self._failures.may_come_again(key):
+                    faults.append(InternalFault("events of a transaction could not be taken in"))
             else:
                 for event_id, error in found.items():
                     results[str(event_id)] = {} if error is None else {"error": error}
@@ -221,6 +228,21 @@ async def _side_by_side(works: Iterator[Awaitable[None]], count: int) -> None:
     if count:
         turns = [Deferred.fromCoroutine(turn()) for _ in range(min(count, MAX_ROOMS_AT_ONCE))]
         await DeferredList(turns, fireOnOneErrback=True, consumeErrors=True)
+
+
+class _Failures:
+    """Counts how often a server's transactions failed by a fault of ours: it comes again, but not for ever."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str, int] = OrderedDict()
+
+    def may_come_again(self, key: _Key) -> bool:
+        """Count a failure; tell whether the sender is to be told of it, so that it tries once more."""
+        count = self._counts.pop(key[0], 0) + 1
+        self._counts[key[0]] = count % (MAX_FAILURES + 1)
+        while len(self._counts) > MAX_FAILING:
+            self._counts.popitem(last=False)
+        return count <= MAX_FAILURES
 
 
 class _Answers:

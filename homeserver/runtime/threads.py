@@ -16,6 +16,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from homeserver.errors import StorageUnavailable
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -41,10 +43,12 @@ class Threads:
     def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(*args)` in the pool.
 
-        Cancelling the awaitable does not stop the work; its result is then dropped.  Raises RuntimeError after `stop`.
+        Cancelling the awaitable does not stop the work; its result is then dropped.  Raises
+        StorageUnavailable after `stop`.
         """
         if self._is_stopped:
-            raise RuntimeError("the threads have been stopped")
+            # Whoever asks now is told to come again, and comes to the server that is started next.
+            raise StorageUnavailable("the server is stopping")
         if not self._is_started:
             self._is_started = True
             self._pool.start()

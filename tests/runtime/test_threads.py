@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from homeserver.errors import StorageUnavailable
 from homeserver.runtime.threads import InlineThreads, Threads
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -54,7 +55,7 @@ def test_stop_waits_for_the_jobs() -> Any:
     results = [threads.run(job, number) for number in range(3)]
     stopped = Deferred.fromCoroutine(threads.stop())
     assert not stopped.called
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StorageUnavailable):
         threads.run(job, 4)
     release.set()
     yield stopped
