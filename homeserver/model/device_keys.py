@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from homeserver.errors import BadJson, InvalidParam, TooLarge
+from homeserver.errors import BadIdentifier, BadJson, InvalidParam, TooLarge
 
 from .canonical_json import JsonObject, check_strict, encode_canonical
+from .ids import UserID
 from .signing import BadKey, VerifyKey
 
 MASTER: Final = "master"
@@ -61,6 +62,15 @@ def encode_bounded(value: Any, most_bytes: int, what: str) -> bytes:
 def is_device_id(value: object) -> bool:
     """Tell whether a value may be a device ID."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS and "\x00" not in value
+
+
+def is_user_id(value: str) -> bool:
+    """Tell whether a text is a user ID: of anything else, no server need be asked."""
+    try:
+        UserID.parse(value)
+    except BadIdentifier:
+        return False
+    return True
 
 
 def check_device_keys(value: Any, user_id: str, device_id: str) -> bytes:

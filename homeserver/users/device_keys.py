@@ -21,6 +21,7 @@ from homeserver.model.device_keys import (
     add_signatures,
     check_device_keys,
     is_device_id,
+    is_user_id,
     read_one_time_keys,
 )
 from homeserver.model.ids import ServerName, UserID, server_name_of
@@ -119,7 +120,7 @@ class DeviceKeys:
         local = {user: each for user, each in wanted.items() if server_name_of(user) == self._server_name}
         by_server: dict[str, dict[str, Sequence[str]]] = {}
         for user, device_ids in wanted.items():
-            if user not in local:
+            if user not in local and is_user_id(user):
                 by_server.setdefault(server_name_of(user), {})[user] = device_ids
         answer = _shown(await self._find(local, requester.user_nid), local, requester.user_id)
         answer["failures"] = {}

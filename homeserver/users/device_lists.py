@@ -31,6 +31,7 @@ from storage import device_keys as keys_storage
 from storage import device_lists as storage
 from storage.device_lists import Moved
 from storage.outbox import OutboxEdu, store_edus
+from storage.room_servers import load_servers
 from storage.store import Store
 from storage.transaction import Transaction
 
@@ -168,18 +169,19 @@ class DeviceLists:
 
     def _on_publication(self, publication: Publication) -> None:
         for member in publication.members:
-            if not member.is_local or member.membership != "join" or member.before == "join":
-                continue
-            others = [server for server in publication.destinations if server != self._server_name]
-            if others:
+            if member.is_local and member.membership == "join" and member.before != "join":
                 self._tasks.start(
                     f"introduce devices of {member.user_id}",
-                    self._introduce(member.user_id, member.user_nid, publication.stored.room_nid, others),
+                    self._introduce(member.user_id, member.user_nid, publication.stored.room_nid),
                 )
 
-    async def _introduce(self, user_id: str, user_nid: int, room_nid: int, servers: Sequence[str]) -> None:
+    async def _introduce(self, user_id: str, user_nid: int, room_nid: int) -> None:
         # Spec: updates must be sent "when that user joins a room which contains servers which are not already
         # receiving updates for that user's device list".
+        servers, _ = await self._store.database.read(lambda tx: load_servers(tx, room_nid))
+        others = [server for server in servers if server != self._server_name]
+        if not others:
+            return
         edu_nid = self._store.numbers.next()
         now_ms = self._clock.now_ms()
 
@@ -189,7 +191,7 @@ class DeviceLists:
             if not devices or stream_id is None:
                 return []
             known = storage.servers_elsewhere(tx, user_nid, room_nid)
-            new = [server for server in servers if server not in known]
+            new = [server for server in others if server not in known]
             content = self._update(tx, user_id, user_nid, devices[0].device_id, stream_id, [])
             store_edus(tx, [OutboxEdu(edu_nid, server, DEVICE_LIST_UPDATE, content, now_ms, user_id) for server in new])
             return new

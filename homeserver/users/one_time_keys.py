@@ -14,7 +14,7 @@ import orjson
 from homeserver.errors import BadJson, InvalidParam
 from homeserver.feed.streams.key_counts import KeyCounts
 from homeserver.model.canonical_json import JsonObject
-from homeserver.model.device_keys import UploadedKey, is_device_id
+from homeserver.model.device_keys import UploadedKey, is_device_id, is_user_id
 from homeserver.model.ids import ServerName, server_name_of
 from storage import device_keys as keys_storage
 from storage import one_time_keys as storage
@@ -82,7 +82,7 @@ class OneTimeKeys:
         local = {user: each for user, each in wanted.items() if server_name_of(user) == self._server_name}
         by_server: dict[str, dict[str, Mapping[str, str]]] = {}
         for user, devices in wanted.items():
-            if user not in local:
+            if user not in local and is_user_id(user):
                 by_server.setdefault(server_name_of(user), {})[user] = devices
         found: dict[str, Any] = await self.claim_local(local)
         failures: dict[str, Any] = {}

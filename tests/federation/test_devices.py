@@ -102,6 +102,10 @@ async def test_two_servers_share_keys_lists_and_messages(federation: Federation)
 
     await until(gone)
 
+    odd = {"nobody": [], "@": [], "@a:": [], "@a:b c": []}
+    found = await alice.call("POST", "/keys/query", {"device_keys": odd})
+    assert ({}, {}) == (found["device_keys"], found["failures"])
+
     # What is kept needs no server; what is not, is a failure of that server alone.
     await two.stop()
     found = await _query(alice, bob.user_id, f"@other:{two.name}", alice.user_id)
@@ -123,11 +127,12 @@ async def test_others_are_told_of_our_users_alone(sqlite_federation: Federation)
     assert answer.json["stream_id"] > 0
     for user in (f"@nobody:{server.name}", "@bob:elsewhere.example"):
         assert 404 == (await remote.get(server.name, f"{path}/devices/{quote(user)}")).status
-    wanted = {alice.user_id: [], f"@nobody:{server.name}": [], "@bob:elsewhere.example": []}
+    wanted: dict[str, Any] = {alice.user_id: [], f"@nobody:{server.name}": [], "@bob:elsewhere.example": []}
     answer = await remote.post(server.name, f"{path}/keys/query", {"device_keys": wanted})
     assert {alice.user_id: {alice.device_id: {**keys.device(), "unsigned": {}}}} == answer.json["device_keys"]
     asked = {alice.user_id: {alice.device_id: "signed_curve25519"}, "@bob:elsewhere.example": {"A": "x"}}
     answer = await remote.post(server.name, f"{path}/keys/claim", {"one_time_keys": asked})
     assert [alice.user_id] == list(answer.json["one_time_keys"])
-    for body in ({}, {"device_keys": []}, {"device_keys": {alice.user_id: {}}}):
+    bad: list[dict[str, Any]] = [{}, {"device_keys": []}, {"device_keys": {alice.user_id: {}}}]
+    for body in bad:
         assert 400 == (await remote.post(server.name, f"{path}/keys/query", body)).status
