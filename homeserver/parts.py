@@ -505,7 +505,15 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         others=base.links.others if base.links is not None else None,
     )
     accounts = Accounts(
-        database, store.interner, clock, tasks, sessions, devices, leave_rooms=leave_rooms, registered=registered
+        database,
+        store.interner,
+        clock,
+        tasks,
+        sessions,
+        devices,
+        leave_rooms=leave_rooms,
+        erasers=(data.encryption.key_backups.erase,),
+        registered=registered,
     )
     registration = Registration(
         database,
