@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from homeserver.errors import InvalidParam, MissingParam
+from homeserver.media.remote import Admit
 from homeserver.media.repository import DEFAULT_WAIT_MS, MAX_WAIT_MS, MediaRepository
 from homeserver.media.serving import SAFETY_HEADERS, content_disposition, download_headers
 from homeserver.media.thumbnails import ThumbnailSize
@@ -23,7 +24,7 @@ from homeserver.web.response import FileResponse, HandlerResult, Response
 from homeserver.web.router import Route, expand_prefixes
 
 from .auth import Access
-from .ratelimit import Limit
+from .ratelimit import ClientRates, Limit
 
 MAX_SIDE: Final = 65_535
 # Content never changes, but an administrator may take it away.
@@ -36,8 +37,9 @@ _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 class MediaApi:
     """Routes of the content repository."""
 
-    def __init__(self, repository: MediaRepository) -> None:
+    def __init__(self, repository: MediaRepository, rates: ClientRates) -> None:
         self._repository = repository
+        self._rates = rates
 
     def routes(self) -> list[Route]:
         """Return all routes, older prefixes included."""
@@ -124,7 +126,11 @@ class MediaApi:
     async def _download(self, request: WebRequest, *, is_logged_in: bool) -> HandlerResult:
         args = request.args
         found = await self._repository.get_download(
-            args["serverName"], args["mediaId"], is_logged_in=is_logged_in, timeout_ms=_timeout_ms(request)
+            args["serverName"],
+            args["mediaId"],
+            is_logged_in=is_logged_in,
+            timeout_ms=_timeout_ms(request),
+            admit=self._admit(request, is_logged_in),
         )
         headers = download_headers(found.content_type, args.get("fileName", found.file_name))
         return await self._serve(request, found.path, None, headers, found.tag, is_logged_in)
@@ -141,6 +147,7 @@ class MediaApi:
             is_animated=request.query_bool("animated"),
             is_logged_in=is_logged_in,
             timeout_ms=_timeout_ms(request),
+            admit=self._admit(request, is_logged_in),
         )
         extension = found.content_type.partition("/")[2]
         headers = {
@@ -149,6 +156,15 @@ class MediaApi:
             "Content-Disposition": content_disposition(found.content_type, f"thumbnail.{extension}"),
         }
         return await self._serve(request, found.path, found.content, headers, found.tag, is_logged_in)
+
+    def _admit(self, request: WebRequest, is_logged_in: bool) -> Admit | None:
+        """Return what counts a file that has to be fetched from another server, or None if it is not to be."""
+        # Spec: client-server API, GET /_matrix/media/v3/download, `allow_remote`.
+        if not is_logged_in and request.query("allow_remote") == "false":
+            return None
+        if is_logged_in:
+            return lambda: self._rates.check_user(Limit.REMOTE_MEDIA, request.requester)
+        return lambda: self._rates.check_address(Limit.REMOTE_MEDIA, request)
 
     async def _serve(
         self,

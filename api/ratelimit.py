@@ -41,6 +41,7 @@ class Limit(Enum):
     THIRD_PARTY_VALIDATION = "third_party_validation"
     ROOM_CREATION = "room_creation"
     MEDIA_CREATE = "media_create"
+    REMOTE_MEDIA = "remote_media"
     PRESENCE = "presence"
     REPORTS = "reports"
     USER_DIRECTORY = "user_directory"

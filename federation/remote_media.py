@@ -17,6 +17,7 @@ from urllib.parse import quote
 from homeserver.errors import (
     RemoteProtocolError,
     RemoteRefused,
+    RemoteTooLarge,
     RemoteUnreachable,
     StorageUnavailable,
 )
@@ -124,7 +125,7 @@ class RemoteFiles:
                 sink=target,
             )
         except AnswerTooLarge as fault:
-            raise RemoteProtocolError(server, "the file is too large") from fault
+            raise RemoteTooLarge(server, "the file is too large") from fault
         except OutgoingFault as fault:
             raise RemoteUnreachable(server, f"the file cannot be fetched: {fault}") from fault
         if answer.status != 200:

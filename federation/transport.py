@@ -24,6 +24,7 @@ from homeserver.errors import (
     RemoteError,
     RemoteProtocolError,
     RemoteRefused,
+    RemoteTooLarge,
     RemoteUnreachable,
 )
 from homeserver.model.base64 import encode_base64
@@ -118,7 +119,7 @@ class FederationTransport:
         try:
             answer = await self._send(server, method, target, payload, patience_s, max_bytes, is_signed, sink)
         except AnswerTooLarge as fault:
-            raise RemoteProtocolError(server, "the answer is too large") from fault
+            raise RemoteTooLarge(server, "the answer is too large") from fault
         except (OutgoingFault, RemoteUnreachable) as fault:
             if not isinstance(fault, OutgoingTimeout):
                 self._finder.forget(server)

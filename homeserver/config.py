@@ -293,6 +293,7 @@ class Limits(Section):
     third_party_validation: RateLimit = _rate(0.003, 5, "Attempts to confirm an address.")
     room_creation: RateLimit = _rate(0.016, 10, "New rooms, per user.")
     media_create: RateLimit = _rate(10, 50, "Media IDs, per user.")
+    remote_media: RateLimit = _rate(5, 500, "Files fetched from other servers, per user (or address).")
     presence: RateLimit = _rate(0.1, 1, "Presence updates, per user.")
     reports: RateLimit = _rate(1, 5, "Reports, per user.")
     user_directory: RateLimit = _rate(0.016, 200, "Searches for users, per user.")
@@ -349,6 +350,9 @@ class Media(Section):
         default=None, description="Only these content types may be uploaded (image/* works)."
     )
     denied_types: Texts = Field(default=(), description="These content types may not be uploaded.")
+    max_remote_total_bytes: Size | None = Field(
+        default=10 * 1024**3, ge=1, description="Files of other servers kept here; none: all of them."
+    )
     blocked_servers: Names = Field(default=(), description="Media are never fetched from these servers.")
 
 

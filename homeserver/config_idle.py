@@ -27,8 +27,6 @@ IDLE: Final = {
     "limits.third_party_validation": _NO_ADDRESSES,
     "limits.reports": "has no effect yet: this version takes no reports",
     "limits.federation": _NO_FEDERATION,
-    "media.blocked_servers": _NO_FEDERATION,
-    "federation.device_names_over_federation": _NO_FEDERATION,
     "turn": "has no effect yet: this version tells clients of no TURN servers",
     "metrics": "has no effect yet: this version has no metrics",
 }

@@ -339,6 +339,12 @@ class NotFound(MatrixError):
     errcode = "M_NOT_FOUND"
 
 
+class TooLargeElsewhere(TooLarge):
+    """What another server has is too large to be fetched. Spec: `GET /media/download`, 502."""
+
+    status = 502
+
+
 class NotYetUploaded(MatrixError):
     """The media ID exists, but its content was not uploaded in time."""
 
@@ -490,6 +496,10 @@ class RemoteProtocolError(RemoteError):
 
     def __init__(self, server: str, message: str) -> None:
         super().__init__(server, message, temporary=False)
+
+
+class RemoteTooLarge(RemoteProtocolError):
+    """What the other server has, or answers, is over the limit."""
 
 
 class InternalFault(HomeserverError):

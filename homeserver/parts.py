@@ -61,6 +61,7 @@ from homeserver.feed.streams.typing import TypingStream
 from homeserver.feed.sync import Streams, Sync
 from homeserver.feed.timeline import Timeline
 from homeserver.feed.unread import Unread
+from homeserver.media.remote import RemoteRepository
 from homeserver.media.repository import MediaRepository, MediaRules
 from homeserver.model.ids import RoomAlias, RoomID, ServerName, UserID
 from homeserver.model.presets import Preset, RoomRequest
@@ -119,6 +120,7 @@ from storage.store import Store
 WORK_THREADS = 4
 # Beside the readers: opening, closing and the checks of a start.
 FURTHER_DATABASE_THREADS = 2
+_TRIM_MEDIA_S = 3600.0
 
 _ENCRYPTION: Mapping[str, Any] = {"algorithm": "m.megolm.v1.aes-sha2"}
 
@@ -276,14 +278,7 @@ async def build(
             makes_rooms=config.registration.autocreate_auto_join_rooms,
         )
         access = AppserviceAccess(registry, users.accounts, users.sessions, users.devices)
-        media = MediaRepository(
-            base.store.database,
-            BlobStore(config.media.store_path),
-            threads=base.work_threads,
-            clock=clock,
-            server_name=base.server_name,
-            rules=MediaRules.of(config.media),
-        )
+        media = _build_media(base)
         register = Register(
             users.registration,
             users.accounts,
@@ -298,7 +293,7 @@ async def build(
         routes += data.encryption.routes(users.interactive_auth)
         routes += OpenIDAPI(openid, server_name=base.server_name).routes()
         if base.links is not None:
-            inlets = build_inlets(base, data, users, rooms, openid, base.links, users.may_invite)
+            inlets = build_inlets(base, data, users, rooms, openid, media, base.links, users.may_invite)
             routes += inlets.routes
             routes += data.encryption.inlets(inlets.signed, inlets.edus)
         routes += AppservicePing(registry, appservices.client, appservices.sender).routes()
@@ -309,6 +304,7 @@ async def build(
         await data.encryption.start()
         if config.media.enabled:
             await media.start()
+            tasks.every("trim media", _TRIM_MEDIA_S, media.trim)
         await appservices.sender.start()
         if base.links is not None:
             await base.links.start()
@@ -389,6 +385,34 @@ async def _open(
         rates=ClientRates(RateLimits(clock), config.limits, is_exempt=is_exempt),
         outgoing=Outgoing(reactor),
         links=links,
+    )
+
+
+def _build_media(base: Base) -> MediaRepository:
+    config, links = base.config.media, base.links
+    rules, blobs = MediaRules.of(config), BlobStore(config.store_path)
+    remote = None
+    if links is not None:
+        remote = RemoteRepository(
+            base.store.database,
+            blobs,
+            links.client,
+            threads=base.work_threads,
+            clock=base.clock,
+            tasks=base.tasks,
+            server_name=base.server_name,
+            max_file_bytes=rules.max_upload_bytes,
+            max_total_bytes=config.max_remote_total_bytes,
+            blocked_servers=frozenset(config.blocked_servers),
+        )
+    return MediaRepository(
+        base.store.database,
+        blobs,
+        threads=base.work_threads,
+        clock=base.clock,
+        server_name=base.server_name,
+        rules=rules,
+        remote=remote,
     )
 
 
@@ -696,7 +720,7 @@ def _routes(
     if config.user_directory.enabled:
         apis.append(UserDirectoryAPI(users.directory))
     if config.media.enabled:
-        apis.append(MediaApi(media))
+        apis.append(MediaApi(media, base.rates))
     return [route for each in apis for route in each.routes()]
 
 

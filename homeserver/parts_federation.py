@@ -32,6 +32,7 @@ from federation.server.keys import KeysApi, ServerWellKnown
 from federation.server.knocks import Knocks
 from federation.server.leaves import Leaves
 from federation.server.limits import OriginLimits
+from federation.server.media import MediaAPI
 from federation.server.openid import OpenIDAPI
 from federation.server.query import QueryAPI
 from federation.server.third_party import ThirdParty
@@ -40,6 +41,7 @@ from federation.server.version import VersionApi
 from federation.transport import FederationTransport, certificate_rule
 from homeserver.config import Config
 from homeserver.errors import NotFound, RemoteRefused
+from homeserver.media.repository import MediaRepository
 from homeserver.model.canonical_json import parse_exactly
 from homeserver.model.ids import RoomAlias, RoomID, ServerName
 from homeserver.model.signing import SigningKey, VerifyKey
@@ -267,7 +269,14 @@ class Inlets:
 
 
 def build_inlets(
-    base: Base, data: Data, users: Users, rooms: Rooms, openid: OpenID, links: Links, may_invite: InvitePolicy
+    base: Base,
+    data: Data,
+    users: Users,
+    rooms: Rooms,
+    openid: OpenID,
+    media: MediaRepository,
+    links: Links,
+    may_invite: InvitePolicy,
 ) -> Inlets:
     """Build the server-server API."""
     config, clock, door, store = base.config, base.clock, base.door, base.store
@@ -321,6 +330,8 @@ def build_inlets(
         HierarchyAPI(signed, ServerHierarchy(store, rooms.summaries, links.guard)),
         OpenIDAPI(openid, clock),
     ]
+    if config.media.enabled:
+        apis.append(MediaAPI(signed, media, server_name))
     signing: list[Any] = [
         TransactionsApi(links.receipt, edus),
         Joins(

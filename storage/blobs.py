@@ -81,6 +81,30 @@ class BlobStore:
         self._write(path, BytesIO(content), len(content))
         return path
 
+    @property
+    def scratch_folder(self) -> Path:
+        """The folder for files that are being written, on the same file system as the store."""
+        return self._root / "tmp"
+
+    def take(self, blob_id: str, path: Path | str) -> None:
+        """Make a file under `scratch_folder` the content of a blob; one of that name is replaced.
+
+        The file is gone afterwards, also where that fails.
+        """
+        target = self.path(blob_id)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.rename(path, target)
+        except BaseException:
+            _remove(path)
+            raise
+        _flush_folders(target.parent, self._root)
+
     def count_derived(self, blob_id: str) -> int:
         """Return how many files are derived from a blob."""
         try:

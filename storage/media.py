@@ -17,6 +17,7 @@ from typing import Any, Final
 from sqlalchemy import delete, func, select, update
 
 from .tables.media import media, media_usage
+from .tables.remote_media import remote_media
 from .transaction import Transaction
 
 # Interned numbers start at 1.
@@ -150,6 +151,8 @@ def known_blobs(tx: Transaction, blob_ids: Sequence[str]) -> set[str]:
     rest = [blob_id for blob_id in blob_ids if blob_id not in known]
     if rest:
         known.update(row[0] for row in tx.all(select(columns.blob_id).where(columns.blob_id.in_(rest))))
+        others = remote_media.c.blob_id
+        known.update(row[0] for row in tx.all(select(others).where(others.in_(rest)).distinct()))
     return known
 
 

@@ -1,4 +1,6 @@
-"""The content repository: uploads, downloads and thumbnails of this server's own media.
+"""The content repository: uploads, downloads and thumbnails.
+
+Media of other servers come from `remote`, and are shown like those of this server from there on.
 
 A media ID is made here, gets content once, and keeps it. The content is written to the store before its row is
 committed; a crash between the two leaves a file that nothing refers to, never a row without a file. Such files are
@@ -43,6 +45,7 @@ from storage.database import Database
 from storage.media import MediaRow, StoredMedia
 from storage.transaction import Transaction
 
+from .remote import Admit, RemoteRepository
 from .serving import DEFAULT_TYPE, clean_content_type, clean_file_name
 from .thumbnails import (
     DEFAULT_SIZES,
@@ -134,7 +137,7 @@ def make_media_id() -> str:
 
 
 class MediaRepository:
-    """Stores and serves the media of this server."""
+    """Stores the media of this server, and serves them and those of others."""
 
     def __init__(
         self,
@@ -146,7 +149,9 @@ class MediaRepository:
         server_name: str,
         rules: MediaRules,
         new_id: Callable[[], str] = make_media_id,
+        remote: RemoteRepository | None = None,
     ) -> None:
+        """Without `remote`, no other server has media."""
         self._database = database
         self._blobs = blobs
         self._threads = threads
@@ -154,6 +159,7 @@ class MediaRepository:
         self._server_name = server_name
         self._new_id = new_id
         self.rules = rules
+        self._remote = remote
         self._awaiting: Waiters[str] = Waiters(clock)
         self._large_turn = Lock()
         self._slots = Slots(THUMBNAILS_AT_ONCE, most_waiting=MOST_WAITING)
@@ -181,9 +187,13 @@ class MediaRepository:
             asked = found[start : start + _ASKED_AT_ONCE]
             known = await self._database.read(partial(rows.known_blobs, blob_ids=asked))
             for blob_id in asked:
-                if blob_id not in known:
+                if blob_id in known:
+                    continue
+                if self._remote is not None:
+                    await self._remote.remove_unused(blob_id)
+                else:
                     await self._threads.run(self._blobs.remove, blob_id)
-                    removed += 1
+                removed += 1
         if removed:
             logger.info("removed %d files that no media ID refers to", removed)
 
@@ -342,13 +352,21 @@ class MediaRepository:
     # -- downloads ----------------------------------------------------------------------------------------------------
 
     async def get_download(
-        self, server_name: str, media_id: str, *, is_logged_in: bool, timeout_ms: int = DEFAULT_WAIT_MS
+        self,
+        server_name: str,
+        media_id: str,
+        *,
+        is_logged_in: bool,
+        timeout_ms: int = DEFAULT_WAIT_MS,
+        admit: Admit | None = None,
     ) -> Download:
         """Return the content of a media ID, waiting for it for `timeout_ms` if it was only announced.
 
-        Raises NotFound (also for media that need a login, without one) and NotYetUploaded.
+        That of another server is fetched if `admit` lets it be; without one, it is had only if it is here.
+        Raises NotFound (also for media that need a login, without one), NotYetUploaded, and for media of other servers
+        what `RemoteRepository.get` raises.
         """
-        stored = await self._get_stored(server_name, media_id, is_logged_in, timeout_ms)
+        stored = await self._get_stored(server_name, media_id, is_logged_in, timeout_ms, admit)
         path = self._blobs.path(stored.blob_id)
         return Download(path, stored.size_bytes, stored.content_type, stored.file_name, stored.blob_id)
 
@@ -361,13 +379,14 @@ class MediaRepository:
         is_animated: bool = False,
         is_logged_in: bool,
         timeout_ms: int = DEFAULT_WAIT_MS,
+        admit: Admit | None = None,
     ) -> Thumbnail:
         """Return a thumbnail of at least the wanted size, or the picture itself if that is smaller.
 
         Raises as `get_download` does, BadRequest for what is no picture, TooLarge for what is too large a one, and
         LimitExceeded if too many thumbnails are being made.
         """
-        stored = await self._get_stored(server_name, media_id, is_logged_in, timeout_ms)
+        stored = await self._get_stored(server_name, media_id, is_logged_in, timeout_ms, admit)
         plan = self.rules.thumbnail_sizes.choose(wanted, is_animated=is_animated)
         tag = f"{stored.blob_id}-{plan.name}"
         found = await self._threads.run(self._find_thumbnail, stored.blob_id, plan)
@@ -385,7 +404,16 @@ class MediaRepository:
         except OSError as fault:
             raise StorageUnavailable(f"the media store cannot be read: {fault}") from fault
 
-    async def _get_stored(self, server_name: str, media_id: str, is_logged_in: bool, timeout_ms: int) -> StoredMedia:
+    async def _get_stored(
+        self, server_name: str, media_id: str, is_logged_in: bool, timeout_ms: int, admit: Admit | None
+    ) -> StoredMedia:
+        if server_name != self._server_name:
+            # Without the login that it needs, nothing is looked for.
+            if self._remote is None or not self._is_open(is_logged_in):
+                raise NotFound("Not found")
+            return await self._remote.get(
+                server_name, media_id, admit=admit, timeout_ms=min(max(timeout_ms, DEFAULT_WAIT_MS), MAX_WAIT_MS)
+            )
         row = await self._find(server_name, media_id)
         if row is not None and row.stored is None and not row.is_void(self._clock.now_ms()):
             # A login decides before the wait too: without one, announced media are as good as unknown.
@@ -412,7 +440,6 @@ class MediaRepository:
 
     async def _find(self, server_name: str, media_id: str) -> MediaRow | None:
         # Spec: client-server API, "Content repository", "Security considerations": sanitise mxc:// URIs.
-        # Media of other servers are not fetched: any other server name is unknown.
         if server_name != self._server_name or not is_opaque_id(media_id):
             return None
         return await self._database.read(lambda tx: rows.find_media(tx, media_id))

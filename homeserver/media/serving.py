@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 DEFAULT_TYPE: Final = "application/octet-stream"
 MAX_TYPE_CHARS: Final = 255
@@ -67,6 +67,11 @@ _MEDIA_TYPE: Final = re.compile(
     rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|"[ !#-\[\]-~]*"))*[ \t]*;?', re.ASCII
 )
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_EXTENDED_NAME: Final = re.compile(
+    r";[ \t]*filename\*[ \t]*=[ \t]*utf-8'[^';]*'([!-~]*?)[ \t]*(?:;|$)", re.ASCII | re.I
+)
+_NAME: Final = re.compile(rf';[ \t]*filename[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))', re.ASCII | re.I)
+_ESCAPED: Final = re.compile(r"\\(.)")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 !#$&+.,;=@^_`{}~()\[\]-]+")
 
 
@@ -86,6 +91,24 @@ def clean_file_name(text: str | None) -> str | None:
         return None
     text = _CONTROLS.sub("", text).encode("utf-8", "replace")[:MAX_FILE_NAME_BYTES].decode("utf-8", "ignore")
     return text or None
+
+
+def file_name_of(disposition: str | None) -> str | None:
+    """Return the file name that a Content-Disposition header of another server gives, or None. RFC 6266, 4.3."""
+    if disposition is None:
+        return None
+    extended = _EXTENDED_NAME.search(disposition)
+    if extended is not None:
+        return unquote(extended[1], errors="replace")
+    plain = _NAME.search(disposition)
+    if plain is None:
+        return None
+    name = plain[2] if plain[1] is None else _ESCAPED.sub(r"\1", plain[1])
+    try:
+        # Header values come as Latin-1; many write UTF-8 there.
+        return name.encode("latin-1").decode()
+    except UnicodeError:
+        return name
 
 
 def is_inline_type(content_type: str) -> bool:

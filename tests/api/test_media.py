@@ -12,10 +12,13 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from api.media import MediaApi
+from api.ratelimit import ClientRates
+from homeserver.config import Limits
 from homeserver.media.repository import MediaRepository, MediaRules
 from homeserver.runtime.clock import ManualClock
 from homeserver.runtime.threads import Threads
 from homeserver.web.json_resource import JsonResource
+from homeserver.web.ratelimit import RateLimits
 from homeserver.web.request import Headers, WebRequest
 from homeserver.web.response import Response, TakenOver
 from homeserver.web.router import Route, Router
@@ -52,7 +55,7 @@ class Client:
     """Asks the endpoints as user 1, or as `user_nid`."""
 
     def __init__(self, repository: MediaRepository) -> None:
-        api = MediaApi(repository)
+        api = MediaApi(repository, ClientRates(RateLimits(ManualClock()), Limits()))
         self.door = JsonResource(Router(api.routes()), authenticate=self._authenticate)
         self.user_nid = 1
 

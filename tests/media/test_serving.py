@@ -9,6 +9,7 @@ from homeserver.media.serving import (
     clean_file_name,
     content_disposition,
     download_headers,
+    file_name_of,
     is_inline_type,
 )
 
@@ -104,3 +105,25 @@ def test_downloads_are_kept_inert() -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cross-Origin-Resource-Policy"] == "cross-origin"
     assert headers["Content-Disposition"] == "attachment"
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        (None, None),
+        ("inline", None),
+        ("inline; filename=a.png", "a.png"),
+        ('attachment; filename="a \\"b\\" ; c.png"', 'a "b" ; c.png'),
+        ("inline; filename*=utf-8''K%C3%A4se%20%26.png", "Käse &.png"),
+        ("inline; FileName*=UTF-8'de'x%3By; filename=other", "x;y"),
+        ("inline; filename=other; filename*=utf-8''this", "this"),
+        ("inline; filename*=latin-1''%e4", None),
+        ("inline; filename*=utf-8''%ff%zz", "\ufffd%zz"),
+        ('inline; filename="K\xc3\xa4se"', "Käse"),
+        ('inline; filename="K\xe4se"', "Käse"),
+        ('inline; filename="' + "\\" * 1000, None),
+        ("filename=a", None),
+    ],
+)
+def test_the_file_name_is_read_from_what_other_servers_say(header: str | None, name: str | None) -> None:
+    assert name == file_name_of(header)
