@@ -38,13 +38,13 @@ class GraphPlace:
     """Where a new event hangs in the graph; `depth` is its own: one more than that of its deepest prev event.
 
     `reference_hashes` has an entry for each of the two lists where the room version wants them (see
-    `hashing.reference_hashes`); other versions do not look at it.
+    `hashing.reference_hashes`), None where another server has not told the hash; other versions do not look at it.
     """
 
     prev_event_ids: tuple[EventID, ...]
     auth_event_ids: tuple[EventID, ...]
     depth: int
-    reference_hashes: Mapping[EventID, str] = field(default_factory=dict)
+    reference_hashes: Mapping[EventID, str | None] = field(default_factory=dict)
 
 
 def compose(
@@ -149,11 +149,14 @@ def _body(
     return body
 
 
-def _references(version: RoomVersion, event_ids: tuple[EventID, ...], hashes: Mapping[EventID, str]) -> list[Any]:
+def _references(
+    version: RoomVersion, event_ids: tuple[EventID, ...], hashes: Mapping[EventID, str | None]
+) -> list[Any]:
     if not version.references_carry_hashes:
         return list(event_ids)
     # Spec: rooms/v1, "Event format": pairs of the event ID and its reference hash.
     try:
-        return [[event_id, {"sha256": hashes[event_id]}] for event_id in event_ids]
+        found = [(event_id, hashes[event_id]) for event_id in event_ids]
     except KeyError as fault:
         raise ValueError("the events of this room version need the reference hashes of those they name") from fault
+    return [[event_id, {} if sha256 is None else {"sha256": sha256}] for event_id, sha256 in found]

@@ -112,13 +112,13 @@ def _depth(version: RoomVersion, answered: Mapping[str, Any]) -> int:
 
 def _references(
     version: RoomVersion, answered: Mapping[str, Any], name: str, limit: int
-) -> tuple[tuple[EventID, ...], dict[EventID, str]]:
-    """Return the events that stand in a list, and their hashes where the room version has them."""
+) -> tuple[tuple[EventID, ...], dict[EventID, str | None]]:
+    """Return the events that stand in a list, and their hashes where the room version has them, None where left out."""
     listed = answered.get(name)
     if not isinstance(listed, list) or len(listed) > limit:
         raise BadTemplate(f"`{name}` is not a list of at most {limit} events")
     event_ids: list[EventID] = []
-    hashes: dict[EventID, str] = {}
+    hashes: dict[EventID, str | None] = {}
     for reference in listed:
         named, sha256 = _split(version, name, reference)
         try:
@@ -128,7 +128,7 @@ def _references(
         if event_id in event_ids:
             raise BadTemplate(f"`{name}` has an event twice")
         event_ids.append(event_id)
-        if sha256 is not None:
+        if version.references_carry_hashes:
             hashes[event_id] = sha256
     return tuple(event_ids), hashes
 
@@ -139,7 +139,10 @@ def _split(version: RoomVersion, name: str, reference: object) -> tuple[Any, str
     # Spec: rooms/v1, "Event format": pairs of the event ID and its reference hash.
     if not isinstance(reference, list) or len(reference) != 2 or not isinstance(reference[1], dict):
         raise BadTemplate(f"`{name}` is not made of event IDs and their hashes")
-    sha256 = reference[1].get("sha256")
+    if "sha256" not in reference[1]:
+        # COMPAT(synapse): it leaves the hash out for events that it made together, such as the first ones of a room.
+        return reference[0], None
+    sha256 = reference[1]["sha256"]
     if not isinstance(sha256, str) or not _is_hash(sha256):
         raise BadTemplate(f"`{name}` has a hash that is none")
     return reference[0], sha256

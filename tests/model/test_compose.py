@@ -133,6 +133,8 @@ def test_the_first_versions_have_ids_that_are_chosen_and_references_with_hashes(
     assert {first.event_id: reference_hash(version, redact(version, first.wire))} == hashes
     second = at(2, place=GraphPlace((first.event_id,), (), 2, hashes))
     assert [[first.event_id, {"sha256": hashes[first.event_id]}]] == second.wire["prev_events"]
+    third = at(2, place=GraphPlace((first.event_id,), (), 2, {first.event_id: None}))
+    assert [[first.event_id, {}]] == third.wire["prev_events"]
     with pytest.raises(ValueError):
         at(2, place=GraphPlace((first.event_id,), (), 2))
     assert {} == reference_hashes(V12, [made(V12, MESSAGE)])

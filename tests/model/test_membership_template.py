@@ -168,7 +168,6 @@ def test_what_is_no_object_is_refused(answered: object) -> None:
         PREV,
         [PREV],
         [PREV, HASH],
-        [PREV, {}],
         [PREV, {"sha256": 7}],
         [PREV, {"sha256": "short"}],
         [PREV, {"sha256": "w" * 100_000}],
@@ -180,6 +179,14 @@ def test_what_is_no_object_is_refused(answered: object) -> None:
 def test_references_of_old_rooms_carry_a_hash(reference: Any) -> None:
     with pytest.raises(BadTemplate):
         rebuild_template(V1, ROOM, USER, "join", answer(V1, prev_events=[reference]), {}, resident=RESIDENT)
+
+
+def test_hash_that_is_left_out_stays_so() -> None:
+    """Synapse leaves it out for events that it made together, such as the first ones of a room."""
+    answered = answer(V1, auth_events=[[AUTH, {}]])
+    rebuilt = rebuild_template(V1, ROOM, USER, "join", answered, {}, resident=RESIDENT)
+    assert (AUTH,) == rebuilt.place.auth_event_ids
+    assert {PREV: HASH, AUTH: None} == rebuilt.place.reference_hashes
 
 
 @pytest.mark.parametrize("version", [V8, V11, V12], ids=lambda version: version.identifier)

@@ -221,7 +221,7 @@ def test_the_first_versions_need_ids_with_a_server_and_hashes_with_references(ve
         {"event_id": "$x:b c"},
         {"event_id": None},
         {"prev_events": [HASH_ID]},
-        {"auth_events": [[HASH_ID, {}]]},
+        {"auth_events": [[HASH_ID]]},
         {"auth_events": [[HASH_ID, {"sha256": "x"}, 1]]},
     ):
         assert is_dropped(version, signed(version, {**wire, **change}, A))
