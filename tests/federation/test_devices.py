@@ -136,3 +136,45 @@ async def test_others_are_told_of_our_users_alone(sqlite_federation: Federation)
     bad: list[dict[str, Any]] = [{}, {"device_keys": []}, {"device_keys": {alice.user_id: {}}}]
     for body in bad:
         assert 400 == (await remote.post(server.name, f"{path}/keys/query", body)).status
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_of_other_servers_come_once_and_from_their_own_users(
+    sqlite_federation: Federation,  # noqa: F811
+) -> None:
+    (server,) = await sqlite_federation.start()
+    remote = await sqlite_federation.play()
+    alice = await server.register("alice")
+    mallory = remote.user("mallory")
+
+    def edu(**more: Any) -> dict[str, Any]:
+        content = {
+            "sender": mallory,
+            "type": "m.test",
+            "message_id": "m1",
+            "messages": {alice.user_id: {"*": {"n": 1}, "NOBODY": {"n": 0}}},
+            **more,
+        }
+        return {"edu_type": "m.direct_to_device", "content": content}
+
+    edus = [
+        edu(),
+        edu(),
+        edu(message_id="m2", sender=alice.user_id),
+        edu(message_id="m3", sender="@eve:elsewhere.example"),
+        edu(message_id="m4", messages={alice.user_id: {"*": {"n": "x" * 70_000}}}),
+        edu(message_id="m5", messages=[]),
+        edu(message_id="m6", messages={alice.user_id: {str(n): {} for n in range(2_000)}}),
+        edu(message_id=None),
+        edu(message_id="m7", messages={"@bob:elsewhere.example": {"*": {}}}),
+    ]
+    for txn_id in ("1", "2"):
+        body = {"origin": remote.name, "origin_server_ts": 1, "pdus": [], "edus": edus}
+        assert 200 == (await remote.put(server.name, f"/_matrix/federation/v1/send/{txn_id}", body)).status
+    expected = [{"type": "m.test", "sender": mallory, "content": {"n": 1}}]
+
+    async def told() -> Any:
+        return (await alice.sync()).get("to_device", {}).get("events")
+
+    assert expected == await until(told)
+    assert expected == await told()

@@ -16,6 +16,7 @@ from tests.support.federation import (  # noqa: F401
     federation,
     new_database,
 )
+from tests.support.played_server import pause
 
 NONE_LEFT = {"signed_curve25519": 0}
 
@@ -382,3 +383,36 @@ async def test_key_backups_keep_the_better_key(federation: Federation) -> None: 
         assert 404 == (await alice.try_call("GET", f"/room_keys/version/{version}")).status
     for bad in ({}, _room_key(-1), _room_key() | {"is_verified": 1}, _room_key() | {"session_data": "x"}):
         assert 400 == (await alice.try_call("PUT", path, bad, version="3")).status
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_read_or_written_for_whom_nothing_changed(federation: Federation) -> None:  # noqa: F811
+    (server,) = await federation.start()
+    alice, bob = await server.register("alice"), await server.register("bob")
+    await _with_keys(alice, 1)
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    since = (await alice.sync())["next_batch"]
+    for _ in range(3):
+        # What follows from the join comes to rest, and every stream has answered once.
+        await alice.say(room)
+        await pause(0.05)
+        since = (await alice.sync(since))["next_batch"]
+    database = server.parts.base.store.database
+
+    def refuse(function: Any) -> None:
+        raise AssertionError(f"{function} touched the database")
+
+    database.read = database.write = refuse
+    try:
+        for _ in range(3):
+            answer = await alice.sync(since, timeout=10)
+            assert {"next_batch", "device_one_time_keys_count", "device_unused_fallback_key_types"} == set(answer)
+    finally:
+        del database.read, database.write
+    await _with_keys(bob)
+    database.read = database.write = refuse
+    try:
+        assert [bob.user_id] == (await alice.sync(since))["device_lists"]["changed"], "a new device costs no read"
+    finally:
+        del database.read, database.write
