@@ -102,7 +102,7 @@ async def test_two_servers_share_keys_lists_and_messages(federation: Federation)
 
     await until(gone)
 
-    odd = {"nobody": [], "@": [], "@a:": [], "@a:b c": []}
+    odd: dict[str, list[str]] = {"nobody": [], "@": [], "@a:": [], "@a:b c": []}
     found = await alice.call("POST", "/keys/query", {"device_keys": odd})
     assert ({}, {}) == (found["device_keys"], found["failures"])
 

@@ -171,7 +171,7 @@ async def test_cross_signing_keys_need_a_proof_from_the_second_time_on(federatio
     assert 401 == answer.status
     proof = _password(alice, answer.json["session"])
     await alice.call("POST", "/keys/device_signing/upload", {**new, "auth": proof})
-    wanted = {"device_keys": {alice.user_id: []}}
+    wanted: dict[str, Any] = {"device_keys": {alice.user_id: []}}
     shown = await alice.call("POST", "/keys/query", wanted)
     assert {alice.user_id: new["user_signing_key"]} == shown["user_signing_keys"]
     shown = await bob.call("POST", "/keys/query", wanted)
@@ -197,7 +197,7 @@ async def test_only_good_signatures_are_stored(federation: Federation) -> None: 
     body = {alice.user_id: {alice.device_id: device}, bob.user_id: {master: signed}}
     assert {} == (await alice.call("POST", "/keys/signatures/upload", body))["failures"]
     assert {alice.user_id, bob.user_id} == set((await alice.sync(since))["device_lists"]["changed"])
-    wanted = {"device_keys": {alice.user_id: [], bob.user_id: []}}
+    wanted: dict[str, Any] = {"device_keys": {alice.user_id: [], bob.user_id: []}}
     shown = await alice.call("POST", "/keys/query", wanted)
     assert (
         device
@@ -280,7 +280,9 @@ async def test_messages_reach_devices_once_and_stay_until_acknowledged(federatio
     assert expected[1:] == (await tablet.sync())["to_device"]["events"]
     assert "to_device" not in await bob.sync(told["next_batch"])
     assert "to_device" not in await bob.sync(since), "acknowledged is gone"
-    for bad in ({}, {"messages": []}, {"messages": {bob.user_id: []}}, {"messages": {bob.user_id: {"A": 1}}}):
+    refused: list[dict[str, Any]] = [{}, {"messages": []}]
+    refused += [{"messages": {bob.user_id: []}}, {"messages": {bob.user_id: {"A": 1}}}]
+    for bad in refused:
         assert 400 == (await alice.try_call("PUT", "/sendToDevice/m.test/t3", bad)).status
     large = {"messages": {bob.user_id: {"*": {"n": "x" * 70_000}}}}
     assert 413 == (await alice.try_call("PUT", "/sendToDevice/m.test/t4", large)).status
