@@ -83,6 +83,7 @@ from homeserver.rooms.membership import InvitePolicy, Membership
 from homeserver.rooms.publishing import Publishing
 from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.relations import RelationReads
+from homeserver.rooms.remote_rooms import RemoteRooms
 from homeserver.rooms.successors import Successors
 from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.transactions import TransactionIDs
@@ -107,6 +108,7 @@ from homeserver.users.profiles import Profiles
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration
+from homeserver.users.remote_profiles import RemoteProfiles
 from homeserver.users.room_settings import RoomSettings
 from homeserver.users.sessions import Requester, Sessions
 from homeserver.users.typing import Typing, no_servers
@@ -498,7 +500,14 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
     async def propagate(requester: Requester, fields: Mapping[str, str]) -> None:
         await membership.update_profile(requester.user_id, requester.user_nid)
 
-    profiles = Profiles(database, tasks, server_name=server_name, config=config.profiles, propagate=propagate)
+    profiles = Profiles(
+        database,
+        tasks,
+        server_name=server_name,
+        config=config.profiles,
+        propagate=propagate,
+        remote=RemoteProfiles(base.links.client, clock, tasks) if base.links is not None else None,
+    )
 
     async def profile_of(user_id: UserID) -> Mapping[str, Any]:
         user_nid = await store.interner.user(user_id)
@@ -672,7 +681,7 @@ def _routes(
         register,
         Account(users.accounts, users.credentials, users.interactive_auth, has_passwords=has_passwords),
         DevicesApi(users.devices, users.interactive_auth),
-        Profile(users.profiles, config.profiles, shares_room=shares_room),
+        Profile(users.profiles, config.profiles, base.rates, server_name=server_name, shares_room=shares_room),
         FiltersApi(users.filters),
         AccountDataApi(data.account_data),
         TagsApi(data.account_data),
@@ -714,6 +723,8 @@ def _routes(
             rooms.publishing,
             config.rooms,
             server_name=server_name,
+            rates=base.rates,
+            remote=RemoteRooms(base.links.client, base.clock, base.tasks) if base.links is not None else None,
             check_namespace=appservices.check_alias,
         ),
     ]

@@ -26,13 +26,13 @@ from homeserver.web.request import WebRequest
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access, refuse_suspended
-from ..ratelimit import Limit
+from ..ratelimit import ClientRates, Limit
 
 CheckNamespace = Callable[[RoomAlias, Requester], bool]
 """Raises Exclusive where the requester may not touch an alias; True where it is the requester's in any room."""
 
 RemoteRooms = Callable[[ServerName, Mapping[str, Any]], Awaitable[dict[str, Any]]]
-"""Asks another server for its published rooms, with the body of a POST /publicRooms; RemoteError."""
+"""Asks another server for its published rooms, with the body of a POST /publicRooms."""
 
 _VISIBILITIES: Final = {"public": True, "private": False}
 
@@ -47,6 +47,7 @@ class DirectoryAPI:
         config: RoomsConfig,
         *,
         server_name: ServerName,
+        rates: ClientRates,
         remote: RemoteRooms | None = None,
         check_namespace: CheckNamespace = lambda alias, requester: False,
     ) -> None:
@@ -54,6 +55,7 @@ class DirectoryAPI:
         self._publishing = publishing
         self._config = config
         self._server_name = server_name
+        self._rates = rates
         self._remote = remote
         self._check_namespace = check_namespace
 
@@ -82,8 +84,12 @@ class DirectoryAPI:
 
     async def get_alias(self, request: WebRequest) -> dict[str, Any]:
         """The room of an alias."""
-        room_id, servers = await self._directory.resolve_with_servers(_alias(request))
-        return {"room_id": room_id, "servers": list(servers or (self._server_name,))}
+        alias = _alias(request)
+        if alias.server_name != self._server_name:
+            # Nobody need be logged in, and it costs another server a request.
+            self._rates.check_address(Limit.PROBING, request)
+        room_id, servers = await self._directory.resolve_with_servers(alias)
+        return {"room_id": room_id, "servers": list(servers or (alias.server_name,))}
 
     async def put_alias(self, request: WebRequest) -> dict[str, Any]:
         """Make an alias."""
@@ -158,6 +164,10 @@ class DirectoryAPI:
             name = ServerName.parse(server)
             if self._remote is None:
                 raise NotAllowed("This server does not ask others for their rooms")
+            if request.requester is None:
+                self._rates.check_address(Limit.PROBING, request)
+            else:
+                self._rates.check_user(Limit.PROBING, request.requester)
             return await self._remote(name, body)
         if term is not None and len(term) > MAX_TERM_CHARACTERS:
             raise InvalidParam(f"'generic_search_term' has at most {MAX_TERM_CHARACTERS} characters")

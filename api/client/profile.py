@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from homeserver.config import Profiles as ProfilesConfig
 from homeserver.errors import MissingParam, NotAllowed
-from homeserver.model.ids import UserID
+from homeserver.model.ids import ServerName, UserID
 from homeserver.users.profiles import Profiles, check_key
 from homeserver.users.sessions import Requester
 from homeserver.web.request import WebRequest
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access
+from ..ratelimit import ClientRates, Limit
 
 # MSC4133: the name of these endpoints before v1.16.
 _UNSTABLE: Final = "/_matrix/client/unstable/uk.tcpip.msc4133"
@@ -29,10 +30,20 @@ SharesRoom = Callable[[Requester, UserID], Awaitable[bool]]
 class Profile:
     """`/profile/…`."""
 
-    def __init__(self, profiles: Profiles, config: ProfilesConfig, *, shares_room: SharesRoom) -> None:
+    def __init__(
+        self,
+        profiles: Profiles,
+        config: ProfilesConfig,
+        rates: ClientRates,
+        *,
+        server_name: ServerName,
+        shares_room: SharesRoom,
+    ) -> None:
         """`shares_room` tells whether the requester and a user are in a room together; asked only if configured."""
         self._profiles = profiles
         self._config = config
+        self._rates = rates
+        self._server_name = server_name
         self._shares_room = shares_room
 
     def routes(self) -> list[Route]:
@@ -83,4 +94,10 @@ class Profile:
             and not await self._shares_room(requester, user_id)
         ):
             raise NotAllowed("Profile lookup is disabled on this homeserver")
+        if user_id.server_name != self._server_name:
+            # It may cost another server a request, and it may be one that somebody has made up.
+            if requester is None:
+                self._rates.check_address(Limit.PROBING, request)
+            else:
+                self._rates.check_user(Limit.PROBING, requester)
         return user_id

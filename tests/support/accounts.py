@@ -131,7 +131,7 @@ class AccountServer:
             Login(self.credentials, self.sessions, self.devices, self.rates, has_passwords=True),
             Account(self.accounts, self.credentials, self.interactive_auth, has_passwords=True),
             DevicesApi(self.devices, self.interactive_auth),
-            Profile(self.profiles, chosen.profiles, shares_room=self._shares_room),
+            Profile(self.profiles, chosen.profiles, self.rates, server_name=SERVER, shares_room=self._shares_room),
             Capabilities(
                 default_room_version="12",
                 room_versions={"11": True, "12": True},
