@@ -1,4 +1,4 @@
-"""The command line: `sennit run`, `init`, `check-config`, `user`, `rooms`, `graph` and `--version`.
+"""The command line: `sennit run`, `init`, `check-config`, `user`, `rooms`, `graph`, `doctor` and `--version`.
 
 Each command is a function from parsed arguments to an exit code: 0 done, 1 it failed, 2 the command line or the
 configuration is wrong.  What goes wrong for an operator is told in a paragraph, never as a traceback; `--debug` shows
@@ -99,6 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(rooms)
     rooms.set_defaults(command=_rooms)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at a server as other servers see it",
+        description="Check how other servers reach this one, or another one, and say what to do about each fault.",
+    )
+    doctor.add_argument("server_name", nargs="?", metavar="SERVER_NAME", help="default: that of the configuration")
+    doctor.add_argument("--json", action="store_true", help="write the report for programs")
+    _add_config(doctor)
+    doctor.set_defaults(command=_doctor)
+
     user = commands.add_parser("user", help="make and change accounts")
     verbs = user.add_subparsers(required=True, metavar="VERB")
     add = verbs.add_parser("add", help="make an account")
@@ -181,6 +191,12 @@ def _rooms(options: argparse.Namespace) -> int:
     from homeserver.rooms_command import show_rooms
 
     return show_rooms(_config(options), out=sys.stdout, now_ms=int(time.time() * 1000))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from homeserver.doctor import command
+
+    return command.run(_config(options), options.server_name, _reactor(), as_json=options.json, out=sys.stdout)
 
 
 def _graph(options: argparse.Namespace) -> int:

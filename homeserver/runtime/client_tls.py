@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
+from OpenSSL.crypto import X509Store
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -41,6 +42,11 @@ class ClientTLS:
         return TLSMemoryBIOFactory(
             _Creator(self._context(verify=verify), name), True, OneConnection(connection), clock=self._reactor
         )
+
+    def authorities(self) -> X509Store:
+        """Return the certificates that are trusted, to judge one that was received without judging."""
+        store = self._context(verify=True).get_cert_store()
+        return X509Store() if store is None else store
 
     def _context(self, *, verify: bool) -> SSL.Context:
         known = self._verifying if verify else self._trusting
