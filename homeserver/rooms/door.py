@@ -215,18 +215,27 @@ class RoomDoor:
         return await self._shared.keep(room_id, events)
 
     async def receive_after_gap(
-        self, room_id: RoomID, checked: CheckedEvent, state_ids: Collection[EventID], *, soft_fail: bool = False
+        self,
+        room_id: RoomID,
+        checked: CheckedEvent,
+        state_ids: Collection[EventID],
+        *,
+        soft_fail: bool = False,
+        is_join: bool = False,
     ) -> StoredEvent:
         """Take in an event some of whose prev events are not here; `state_ids` is the whole state before it.
 
         All of that state has to be stored, outliers do: else MissingEvents is raised. What is missing is remembered as
-        a gap, and positions below the event are kept free for it.
+        a gap, and positions below the event are kept free for it. `is_join`: with the event a user of this server comes
+        in; if nobody of it was left in the room, the state is taken as the room's, whatever it was here before.
         """
         await self._store.positions.make_room(GAP_POSITIONS)
 
         async def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
             before = await self._receiving.given_state(tip, state_ids)
-            return await self._receiving.prepare(tip, checked, ahead, Placing(before=before, is_unwanted=soft_fail))
+            is_return = is_join and self._identity.server_name not in tip.servers
+            placing = Placing(before=before, is_unwanted=soft_fail, is_return=is_return)
+            return await self._receiving.prepare(tip, checked, ahead, placing)
 
         return _only(await self._take_in(room_id, [checked], prepare))
 
@@ -296,7 +305,7 @@ class RoomDoor:
                 raise BadState("the room is here already: its whole state is needed")
             outcomes = await self.receive_outliers(room_id, [*auth_chain, *state])
             kept = [each for each in state if isinstance(outcomes[each.event.event_id], KeptEvent)]
-            stored = await self.receive_after_gap(room_id, join, [each.event.event_id for each in kept])
+            stored = await self.receive_after_gap(room_id, join, [each.event.event_id for each in kept], is_join=True)
             if stored.position is None:
                 raise AuthRuleBroken("join", "the room does not let the user in")
             return stored

@@ -64,12 +64,14 @@ class Placing:
     - `is_unwanted`: it is soft-failed, whatever the rules say.
     - `before`: the state before it, where what it builds on may not be here.
     - `position`: its place, for an event of the room's past; it ends nothing and is no news.
+    - `is_return`: with it, this server comes back to a room in which nobody of its own was left.
     """
 
     is_relayed: bool = False
     is_unwanted: bool = False
     before: StatePoint | None = None
     position: int | None = None
+    is_return: bool = False
 
 
 PLAINLY: Final = Placing()
@@ -210,7 +212,8 @@ class Receiving:
         keys = _needed(tip, event)
         at_place = await self._tips.events_of(before.state, keys)
         now, is_history = at_place, placing.position is not None
-        if before.state_group != tip.state_group and not is_history:
+        # Who comes back has not been told what is current: that is the state which came with the join.
+        if before.state_group != tip.state_group and not is_history and not placing.is_return:
             current = tip.point
             if placing.before is not None and tip.extremities:
                 # After a gap what is current here is old; it counts with what has been told since.
@@ -325,7 +328,7 @@ class Receiving:
         missing = tuple(event_id for event_id in event.prev_event_ids if event_id not in have)
         is_history = prepared.is_history = placing.position is not None
         if is_accepted and not is_history:
-            made.extend(await self._advance(tip, prepared, prev, after, auth))
+            made.extend(await self._advance(tip, prepared, prev, after, auth, is_return=placing.is_return))
             if placing.is_relayed:
                 sender = server_name_of(event.sender)
                 others = destinations_of(tip.servers, event, self._server_name)
@@ -356,12 +359,16 @@ class Receiving:
         prev: Sequence[StoredEvent],
         after: StatePoint,
         auth: dict[EventID, StoredEvent],
+        *,
+        is_return: bool,
     ) -> list[StatePoint]:
         """Make the event an end of the graph, with the state that the room has then; return that state if it is new."""
         append, stored = prepared.append, prepared.stored
         consumed = await self._surroundings.consumed(tip, prev)
         own = Extremity(stored.nid, stored.event_id, after.state_group, stored.event.depth)
-        rest = tuple(extremity for extremity in tip.extremities if extremity.nid not in consumed)
+        # Where the graph ended for a server that comes back, the others may have been on another branch: what they have
+        # taken in of it is in the state that they tell, and what they have refused must not count here for ever.
+        rest = () if is_return else tuple(each for each in tip.extremities if each.nid not in consumed)
         point, made = after, []
         if rest:
             groups = frozenset((after.state_group, *(extremity.state_group for extremity in rest)))

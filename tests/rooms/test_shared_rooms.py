@@ -251,6 +251,31 @@ async def test_event_after_a_gap_is_taken_with_the_state_that_is_told(rooms: Roo
 
 
 @pytest_twisted.ensureDeferred
+async def test_server_that_comes_back_takes_the_room_as_it_is_told(rooms: RoomServer) -> None:
+    """What it thought of the room when it left has no say in it: others may never have heard of that, or refused it."""
+    room = crowded("12")
+    room.add("m.room.power_levels", ALICE, {"users": {str(DAVE): 50}}, "")
+    await join(rooms, room)
+    rule = EventTemplate("m.room.join_rules", {"join_rule": "invite"}, DAVE, "")
+    await rooms.door.send(room.room_id, rule)
+    await rooms.door.send(room.room_id, EventTemplate("m.room.member", {"membership": "leave"}, DAVE, str(DAVE)))
+    room.member(DAVE, DAVE, "leave")
+    room.add("m.room.name", ALICE, {"name": "renamed"}, "")
+    stored = await join(rooms, room)
+    assert stored.position is not None
+    tip = await rooms.door.tip(room.room_id)
+    assert (stored.nid,) == tuple(end.nid for end in tip.extremities)
+    assert dict(room.states[stored.event_id]) == await state_ids(rooms, room)
+    assert SERVER in tip.servers
+    rooms.forget_memory()
+    assert dict(room.states[stored.event_id]) == await state_ids(rooms, room)
+    assert SERVER in (await rooms.door.tip(room.room_id)).servers
+    member = await rooms.door.state_event(room.room_id, "m.room.member", DAVE)
+    assert member is not None
+    assert stored.event_id == member.event_id
+
+
+@pytest_twisted.ensureDeferred
 async def test_invite_from_outside_is_shown_with_what_came_with_it_and_can_end(rooms: RoomServer) -> None:
     room = Elsewhere("12")
     invite = room.member(ALICE, DAVE, "invite")

@@ -5,18 +5,18 @@ Compared are, by event ID:
 - the forward extremities, the whole current state, and who is joined from where;
 - all events that have a place in the graph and are not rejected: every server has all of them, however they came
   (sent, fetched for a gap, paged back to);
-- of each of them: the state before it (as far as it counts: what resolution makes of what it builds on), and whether
-  and by what it is redacted;
+- of each of them: the state after it, and whether and by what it is redacted;
 - which events are rejected: an event that one rejects, nobody has accepted. Rejected ones need not be everywhere.
 
 Not compared is which events are soft-failed: that depends on the state of the moment in which an event arrived
-(server-server API, "Soft failure"). It must not change anything of the above.
+(server-server API, "Soft failure"). It must not change anything of the above, but for one
+thing: a redaction that is soft-failed has no effect there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ async def settle_history(server: SimulatedServer, room_id: RoomID) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SeenEvent:
-    """What a server has stored of an event; `before` is the state before it, as (type, state key) to event ID."""
+    """What a server has stored of an event; `state_after`: the state after it, as (type, state key) to event ID."""
 
     event_id: str
     flags: int
@@ -171,7 +171,7 @@ def _details(seen: Mapping[str, Seen]) -> list[str]:
             theirs = room.events[event_id]
             if theirs.is_rejected:
                 continue
-            if ours.redacted_by != theirs.redacted_by:
+            if ours.redacted_by != theirs.redacted_by and not _is_soft_failed(seen.values(), ours, theirs):
                 faults.append(
                     f"{event_id} is redacted by {ours.redacted_by} at {first[0]}, by {theirs.redacted_by} at {name}: "
                     f"{ours.text}"
@@ -183,6 +183,17 @@ def _details(seen: Mapping[str, Seen]) -> list[str]:
                     f" {sorted(theirs.state_after - ours.state_after)}: {ours.text}"
                 )
     return faults
+
+
+def _is_soft_failed(rooms: Iterable[Seen], *redacted: SeenEvent) -> bool:
+    """Tell whether one of the redactions was soft-failed somewhere: there it has no effect."""
+    redactions = {event.redacted_by for event in redacted} - {None}
+    return any(
+        event.flags & Flag.SOFT_FAILED
+        for room in rooms
+        for event_id in redactions
+        if (event := room.events.get(str(event_id))) is not None
+    )
 
 
 def _ends(seen: Mapping[str, Seen]) -> list[str]:

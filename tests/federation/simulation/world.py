@@ -155,7 +155,7 @@ class World:
             self.must(server, self._send(server, self.users[server.number][0], "m.room.message", _text("the end")))
             self.drain(f"after the last message of {server.name}")
         for server in self.servers:
-            self.must(server, settle_history(server, self.room_id))
+            server.do(settle_history(server, self.room_id), END_S)
         self.drain("after the history was read")
 
     def check(self) -> None:
@@ -387,15 +387,46 @@ class World:
         """Have the creator let everybody in, and one user of each server come."""
         server, creator = self.servers[0], self.users[0][0]
         membership = server.parts.users.membership
+        self._end_disagreement(server, creator)
         self.must(server, self._send(server, creator, "m.room.join_rules", {"join_rule": "public"}, ""))
-        for theirs in self.users[1:]:
-            current = self.must(server, membership.current(self.room_id, theirs[0]))
-            if current is not None and current.event.membership == "ban":
-                self.must(server, membership.unban(self.room_id, creator, theirs[0]))
+        for theirs in self.users:
+            for user_id in theirs:
+                current = self.must(server, membership.current(self.room_id, user_id))
+                if current is not None and current.event.membership == "ban":
+                    self.must(server, membership.unban(self.room_id, creator, user_id))
         self.drain("after everybody was let in")
         for other in self.servers[1:]:
             self.must(other, self._join(other, self.users[other.number][0], [server.name]))
             self.drain(f"after {other.name} has come back")
+
+    def _end_disagreement(self, server: SimulatedServer, creator: UserID) -> None:
+        """Ban who is in the room for some servers and not for others, so that a message can join both branches.
+
+        Whose join others have soft-failed is in the room for their own server alone, with all that they said since:
+        no event of others will ever build on it. That is how soft failure is meant; it needs somebody to end it.
+        """
+        membership = server.parts.users.membership
+        for user_id in [each for theirs in self.users for each in theirs if each != creator]:
+            views = {self.must(each, self._membership_at(each, user_id)) for each in self.servers}
+            if len(views - {None}) > 1:
+                self.done["disagreement ended"] += 1
+                self.must(server, membership.ban(self.room_id, creator, user_id))
+        self.drain("after those were banned whom not all saw in the room")
+        for other in self.servers:
+            for user_id in self.users[other.number]:
+                current = self.must(server, membership.current(self.room_id, user_id))
+                if current is not None and current.event.membership == "join":
+                    self.must(other, self._send(other, user_id, "m.room.message", _text("we agree")))
+                    break
+            self.drain(f"after {other.name} has joined its branches")
+
+    async def _membership_at(self, server: SimulatedServer, user_id: UserID) -> str | None:
+        """Return the membership of a user as a server sees it; None if the server is not in the room itself."""
+        tip = await server.parts.base.door.tip(self.room_id)
+        if server.name not in tip.servers:
+            return None
+        stored = await server.parts.base.door.state_event(self.room_id, "m.room.member", user_id)
+        return "leave" if stored is None else stored.event.membership
 
     def _waiting(self, server: SimulatedServer) -> list[str]:
         links = server.parts.base.links
