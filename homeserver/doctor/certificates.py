@@ -62,7 +62,7 @@ async def check_connections(
             is_good = _judge(tools, endpoint, route.tls_name, shown, findings) and is_good
         if ":" in endpoint.address:
             findings.good("IPv6", f"{endpoint} answers.")
-    if endpoints and not any(":" in endpoint.address for endpoint in endpoints):
+    if any(each.host != each.address for each in endpoints) and not any(":" in each.address for each in endpoints):
         findings.good("IPv6", "There are no AAAA records; IPv4 is enough.")
     return is_reached, is_good
 

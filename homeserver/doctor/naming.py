@@ -112,7 +112,7 @@ async def find_endpoints(tools: Tools, patient: Patient, route: Route, findings:
                 f"Give {host} a public address in the DNS; if only this machine sees another (see /etc/hosts), "
                 "that is harmless, and the doctor should run elsewhere.",
             )
-        if len(private) < len(addresses):
+        if literal is None and len(private) < len(addresses):
             findings.good("addresses", f"{host} has the addresses {', '.join(addresses)}.")
         # To another server's private address nobody connects, the doctor neither.
         found += [Endpoint(host, port, each) for each in addresses if patient.is_own or each not in private]

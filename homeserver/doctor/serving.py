@@ -136,7 +136,8 @@ def check_clock(tools: Tools, whose: str, answer: Answer, findings: Findings) ->
     skew_s = (theirs_ms - tools.clock.now_ms()) / 1000
     if abs(skew_s) * 1000 > MAX_SKEW_MS:
         where = "ahead of" if skew_s > 0 else "behind"
-        text = f"The clock of {whose} is {abs(skew_s):.0f} s {where} the one here."
+        amount = f"{abs(skew_s):.0f} s" if abs(skew_s) < 120 else f"{abs(skew_s) / 60:.0f} min"
+        text = f"The clock of {whose} is {amount} {where} the one here."
         findings.fault("clock", text, "Set the one that is wrong by NTP (timedatectl tells whether this machine is).")
     else:
         findings.good("clock", f"The clock of {whose} agrees with the one here.")
