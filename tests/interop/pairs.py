@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from urllib.parse import quote
 
 from tests.support.certificates import Authority
 from tests.support.federation import FederatedServer, FederatedUser, Federation
-from tests.support.played_server import until
+from tests.support.played_server import until as until_within
 
 from .synapse import Synapse
 from .wire import Wire
@@ -80,6 +82,15 @@ class Pair:
         return room_id
 
 
+# Both servers and this test share few processors with other tests.
+PATIENCE_S = float(os.environ.get("SENNIT_INTEROP_PATIENCE_S", "30"))
+
+
+async def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """Return what `condition()` gives as soon as that is true, or AssertionError."""
+    return await until_within(condition, timeout_s=PATIENCE_S, every_s=0.05, what=what)
+
+
 # -- what a user sees, with patience ---------------------------------------------------------------------------------
 
 
@@ -121,7 +132,7 @@ async def sees_state(viewer: FederatedUser, room_id: str, kind: str, event_id: s
 
 async def room_in(user: FederatedUser, room_id: str, section: str) -> Any:
     """Return what /sync says of a room in "join", "invite", "knock" or "leave", or None."""
-    synced = await user.sync()
+    synced = await user.sync(filter=json.dumps({"room": {"include_leave": section == "leave"}}))
     return synced.get("rooms", {}).get(section, {}).get(room_id)
 
 

@@ -173,6 +173,8 @@ class Synapse:
             "presence": {"enabled": True},
             "allow_public_rooms_over_federation": True,
             "allow_device_name_lookup_over_federation": True,
+            # The same question gets the answer of this moment.
+            "caches": {"sync_response_cache_duration": 0},
             "limit_remote_rooms": {"enabled": False},
             "enable_room_list_search": True,
             "room_list_publication_rules": [{"action": "allow"}],
