@@ -397,6 +397,7 @@ class StateCache:
         self._budget = budget_bytes
         self._size = 0
         self._states: dict[int, tuple[StateNids[int, int], int]] = {}
+        self._drops = 0
 
     def find(self, state_group: int) -> StateNids[int, int] | None:
         """Return a state if it is in memory."""
@@ -433,14 +434,18 @@ class StateCache:
             else:
                 missing.append(group)
         if missing:
+            drops = self._drops
             fresh = await self._database.read(lambda tx: states_of(load_chains(tx, missing)))
             for group, (state, unshared) in fresh.items():
                 result[group] = state
-                self.add(group, state, unshared)
+                if drops == self._drops:
+                    self.add(group, state, unshared)
         return result
 
     def drop(self, groups: Iterable[int]) -> None:
-        """Forget states, those that are here: their groups were deleted."""
+        """Forget states, those that are here: their groups were deleted, or are not what they were."""
+        # Reads that began before must not bring them back.
+        self._drops += 1
         for group in groups:
             held = self._states.pop(group, None)
             if held is not None:

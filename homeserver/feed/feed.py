@@ -265,6 +265,9 @@ class Feed:
 
     def renew_room(self, room_id: RoomID, position: int) -> None:
         """The members of a room have become known: whoever is in it is told of the room as if just joined."""
+        for loading in self._loading.values():
+            # Whoever is being read may be in the room, and waits where the read has seen this already.
+            loading.change()
         room = self._rooms.get(room_id)
         if room is None:
             return

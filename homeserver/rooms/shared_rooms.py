@@ -43,7 +43,8 @@ class _Completion:
     """What has come in of the missing state so far."""
 
     entries: dict[int, int] = field(default_factory=dict)
-    members: list[NewMember] = field(default_factory=list)
+    # By user: a slice may come again.
+    members: dict[int, NewMember] = field(default_factory=dict)
     # Those that cite what may come in a later slice.
     left: list[CheckedEvent] = field(default_factory=list)
 
@@ -210,7 +211,9 @@ class SharedRooms:
                 server = server_name_of(event.state_key or "")
                 user_nid, is_local = nids[event.state_key or ""], server == self._server_name
                 membership = event.membership or "leave"
-                completion.members.append(NewMember(user_nid, server, membership, kept.nid, kept.sender_nid, is_local))
+                completion.members[user_nid] = NewMember(
+                    user_nid, server, membership, kept.nid, kept.sender_nid, is_local
+                )
 
     async def _finish(self, room_id: RoomID, completion: _Completion) -> None:
         async with self._lanes.enter(room_id):
@@ -219,10 +222,11 @@ class SharedRooms:
                 return
             # What is composed on the old state must be stored before it is replaced.
             await self._tips.drained(room_id)
-            room_nid, position = tip.room_nid, self._store.positions.allocate()
+            room_nid, members = tip.room_nid, list(completion.members.values())
+            position = self._store.positions.allocate()
             try:
                 done = await self._store.database.write(
-                    lambda tx: complete_room(tx, room_nid, position.number, completion.entries, completion.members)
+                    lambda tx: complete_room(tx, room_nid, position.number, completion.entries, members)
                 )
             except BaseException:
                 position.abandon()
