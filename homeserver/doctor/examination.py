@@ -19,7 +19,7 @@ from .certificates import check_connections
 from .configuration import check_configuration, read_own_keys
 from .findings import Findings
 from .key_servers import check_key_servers
-from .naming import check_client_well_known, find_endpoints, find_route
+from .naming import check_client_well_known, find_endpoints, find_route, is_of_this_machine
 from .serving import check_compression, check_keys, check_version
 from .signed_requests import check_body, check_signed_requests
 from .stored import check_stored
@@ -46,7 +46,9 @@ async def examine(
         check_configuration(config, clock.now_ms(), findings)
         check_stored(config, clock.now_ms(), findings)
     tools = make_tools(config, reactor, clock, names, is_own=is_own)
-    patient = Patient(server_name or config.server.name, is_own, str(config.server.name), keys[0] if keys else None)
+    # Who cannot be asked for keys would not be believed.
+    may_sign = bool(keys) and (is_own or (config.federation.enabled and not is_of_this_machine(config.server.name)))
+    patient = Patient(server_name or config.server.name, is_own, str(config.server.name), keys[0] if may_sign else None)
     try:
         await _examine_outside(tools, patient, keys, findings)
         if is_own and config.federation.enabled:

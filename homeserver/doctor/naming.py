@@ -29,6 +29,7 @@ from federation.discovery import (
     plan_for,
 )
 from homeserver.errors import RemoteUnreachable
+from homeserver.model.ids import ServerName
 from homeserver.runtime.addresses import is_host_name, literal_address
 from homeserver.runtime.names import LookupFailed, NameNotFound, Service
 from homeserver.runtime.outgoing import Answer, OutgoingFault, OutgoingTimeout
@@ -66,7 +67,7 @@ async def find_route(tools: Tools, patient: Patient, findings: Findings) -> Rout
     except ValueError as fault:
         findings.fault("name", f"{name} leads nowhere: {fault}.", "Check how the server name is written.")
         return None
-    if patient.is_own and _is_of_this_machine(plan.hostname):
+    if patient.is_own and is_of_this_machine(patient.name):
         findings.fault(
             "name",
             f"{name} means this machine to everybody who reads it, so no other server can come here by it.",
@@ -166,6 +167,15 @@ def is_absent(fault: OutgoingFault) -> bool:
     return isinstance(fault.__cause__, ConnectError | NameNotFound | TimeoutError)
 
 
+def is_of_this_machine(name: ServerName) -> bool:
+    """Tell whether a name means another machine to each who reads it, such as `localhost`, or none at all."""
+    try:
+        hostname = plan_for(str(name)).hostname.removesuffix(".").lower()
+    except ValueError:
+        return True
+    return literal_address(hostname) is None and ("." not in hostname or hostname.endswith((".localhost", ".local")))
+
+
 # -- private ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,11 +259,6 @@ def _tell_services(tools: Tools, plan: NamePlan, findings: Findings) -> None:
                 findings.warn("SRV", f"{record} is deprecated.", f"Rename the record to _matrix-fed._tcp.{name}.")
             return
     findings.good("SRV", f"There are no usable records, so servers go to port {DEFAULT_PORT} of {plan.hostname}.")
-
-
-def _is_of_this_machine(hostname: str) -> bool:
-    name = hostname.removesuffix(".").lower()
-    return literal_address(name) is None and ("." not in name or name.endswith((".localhost", ".local")))
 
 
 def _is_web_address(text: str) -> bool:

@@ -57,6 +57,13 @@ async def test_without_a_key_of_ours_nothing_is_signed(outside: Outside) -> None
     assert [] == [each for each in outside.matrix.requests if "authorization" in each.headers]
 
 
+@pytest_twisted.ensureDeferred
+async def test_server_that_others_cannot_ask_for_keys_signs_nothing(outside: Outside) -> None:
+    outside.settings["server"]["name"] = "localhost"
+    assert [] == faults(await outside.examine())
+    assert [] == [each for each in outside.matrix.requests if "authorization" in each.headers]
+
+
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
