@@ -166,7 +166,12 @@ class Handshakes:
             # Where another server has to vouch, its signature is there or the gate drops the event.
             return None
         # That the authorising user is in the room and may invite was judged.
-        await self._vouching.check(tip, event.sender)
+        if not await self._vouching.check(tip, event.sender):
+            # Nobody has to vouch for it now, so nobody does: at another place in the graph our word would let in who
+            # could not come in there. Only what has it already gets it again, for who lost the answer.
+            stored = await self._store.events.get_by_id(tip.room_nid, event.event_id)
+            if stored is None or server_name not in stored.event.wire["signatures"]:
+                return None
         unsigned_out = {name: value for name, value in wire.items() if name != "unsigned"}
         return dump_exactly(sign_event(tip.version, unsigned_out, server_name, key))
 

@@ -428,6 +428,29 @@ async def test_who_is_in_an_allowed_room_is_vouched_for(rooms: RoomServer, versi
     assert SERVER in stored.event.wire["signatures"]
 
 
+@pytest.mark.parametrize("version", RESTRICTED)
+async def test_nobody_vouches_for_a_join_that_needs_nobody(rooms: RoomServer, version: str) -> None:
+    """At a place where the room was restricted, our signature would let in who could not come in there."""
+    resident = Resident(rooms, VISITOR)
+    alice = await rooms.user("alice")
+    room_id = await rooms.room(alice, version=version)
+    template = await resident.templates.make_join(VISITOR.name, room_id, BOB, [version])
+    content = {"membership": "join", "join_authorised_via_users_server": str(alice.user_id)}
+    with pytest.raises(InvalidParam):
+        await send_join(resident, room_id, VISITOR.make(template, content=content))
+    assert await membership(rooms, room_id) is None
+
+
+async def test_a_restricted_join_that_comes_again_is_answered_again(rooms: RoomServer) -> None:
+    resident = Resident(rooms, VISITOR)
+    space = await rooms.room(await rooms.user("alice"))
+    await resident.join(VISITOR, space)
+    _, room_id = await restricted(rooms, "12", space)
+    made = VISITOR.make(await resident.templates.make_join(VISITOR.name, room_id, BOB, ["12"]))
+    first = await send_join(resident, room_id, made)
+    assert first["event"] == (await send_join(resident, room_id, made))["event"]
+
+
 async def test_who_is_in_none_of_the_rooms_is_refused(rooms: RoomServer) -> None:
     resident = Resident(rooms, VISITOR)
     space = await rooms.room(await rooms.user("alice"))
