@@ -7,7 +7,7 @@ cannot be read is passed over, and so is its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from sqlalchemy import Select, delete, select
 
 from .auth_places import auth_nids_of
 from .events import Flag
+from .outside import find_outside_events
 from .tables.auth_chains import auth_chains, auth_links
 from .tables.rooms import events
 from .transaction import CHUNK, Transaction, chunks
@@ -86,8 +87,10 @@ def faults(tx: Transaction, room_nid: int) -> Iterator[Fault]:
     """
     checked = _Checked({}, {}, {}, {}, {}, set())
     rejected: dict[int, StateEvent] = {}
+    alone = find_outside_events(tx, room_nid)
     for part in chunks(tx.all(_state_rows(room_nid)), CHUNK):
-        yield from _check_batch(tx, _read_part(tx, part, checked.unreadable), checked, rejected)
+        batch = _read_part(tx, part, checked.unreadable)
+        yield from _check_batch(tx, batch, checked, rejected, alone)
     # An outlier may be rejected once its state is known, when others have cited it already.
     for nid in rejected:
         yield Fault(nid, "event {} is rejected, is cited by none and has a place")
@@ -124,7 +127,11 @@ class _Checked:
 
 
 def _check_batch(
-    tx: Transaction, batch: Sequence[StateEvent], checked: _Checked, rejected: dict[int, StateEvent]
+    tx: Transaction,
+    batch: Sequence[StateEvent],
+    checked: _Checked,
+    rejected: dict[int, StateEvent],
+    alone: Collection[int],
 ) -> Iterator[Fault]:
     nids = [event.nid for event in batch]
     query = select(auth_chains.c.event_nid, auth_chains.c.chain, auth_chains.c.key_nid)
@@ -142,7 +149,7 @@ def _check_batch(
             if not event.is_rejected:
                 rejected.pop(nid, None)
         if place is None:
-            if not event.is_rejected:
+            if not event.is_rejected and event.nid not in alone:
                 yield Fault(event.nid, "event {} has no place")
             continue
         if event.is_rejected:

@@ -9,7 +9,7 @@ from sqlalchemy import and_, delete, select
 
 from .tables.federation_rooms import stripped_state
 from .tables.identity import user_ids
-from .tables.rooms import membership_changes, memberships, rooms
+from .tables.rooms import events, membership_changes, memberships, rooms
 from .transaction import Transaction, chunks
 
 
@@ -91,3 +91,23 @@ def load_stripped(tx: Transaction, user_nid: int, room_nids: Iterable[int]) -> d
     for part in chunks(room_nids):
         found.update((row[0], row[1]) for row in tx.all(query.where(stripped_state.c.room_nid.in_(part))))
     return found
+
+
+def find_outside_events(tx: Transaction, room_nid: int) -> set[int]:
+    """Return the outliers of a room that memberships of local users rest on, now or once.
+
+    They came alone, so that what they cite may not be here, and they have no place in the index of the auth graph.
+    """
+    changes = membership_changes.c
+    query = (
+        select(events.c.event_nid)
+        .join(membership_changes, changes.event_nid == events.c.event_nid)
+        .join(memberships, and_(memberships.c.user_nid == changes.user_nid, memberships.c.room_nid == changes.room_nid))
+        .where(
+            memberships.c.room_nid == room_nid,
+            memberships.c.is_local.is_(True),
+            events.c.room_nid == room_nid,
+            events.c.state_group.is_(None),
+        )
+    )
+    return {row[0] for row in tx.all(query)}

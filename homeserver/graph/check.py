@@ -4,8 +4,8 @@ The events are walked in the order of the graph, in portions. For each: format, 
 the rules; the state before it, resolved from the states after its prev events, and the state after it, which must be
 that of its state group. At the end stand the forward extremities and their state, and what is counted from it.
 
-An event whose prev events are not all stored here (a join through another server, history that begins somewhere) has
-the state that is stored: it cannot be computed.
+An event whose prev events are not all stored here (history that begins somewhere), or were not when it came (a join
+through another server, what came after a gap: see `sharing`), has the state that is stored: it cannot be computed.
 
 Nothing stored may keep the check from going on: what is odd in one event or one part is a difference of that event or
 part, and the others are checked.
@@ -34,12 +34,14 @@ from .redactions import Redactions
 from .report import Report, RoomFindings
 from .resolving import Resolver
 from .room_end import RoomEnd, check_room_end
+from .sharing import Sharing
 from .state_differences import tell_state
 from .states import EMPTY, State, StoredStates
 from .stored_events import Known, StoredEvents
 from .verdicts import Verdicts
 
 PORTION: Final = 500
+_REFUSED: Final = int(Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER)
 
 
 def check_room(tx: Transaction, room: RoomRow, keys: Keys, report: Report, server_name: str | None = None) -> None:
@@ -84,12 +86,16 @@ class _RoomCheck:
         self._report = report
         self._events = StoredEvents(tx, room.room_nid, room.room_id, version)
         self._stored = StoredStates(tx)
-        self._order = GraphOrder(read_shape(tx, room.room_nid))
+        shape = read_shape(tx, room.room_nid)
+        self._sharing = Sharing(tx, room, shape, found)
+        self._order = GraphOrder(shape, self._sharing.is_late)
         self._resolver = Resolver(tx, version, self._events, report)
         changes = MembershipChanges(self._events, self._resolver, server_name)
-        self._members = MemberCheck(tx, room, self._events, self._resolver, changes, server_name, found)
+        self._members = MemberCheck(
+            tx, room, self._events, self._resolver, changes, self._sharing, set(shape.positions), server_name, found
+        )
         self._changes = changes
-        self._end = RoomEnd(self._order, self._resolver, self._stored, changes, found)
+        self._end = RoomEnd(self._order, self._resolver, self._stored, changes, self._sharing, found)
         self._redactions = Redactions(version, self._events, self._resolver, found)
         self._missing = Missing(found)
         # The state after an event, while something is still to come that builds on it.
@@ -124,7 +130,9 @@ class _RoomCheck:
             self._end,
             self._resolver,
             self._members,
+            self._sharing,
             self._found,
+            self._report,
         )
         try:
             self._redactions.compare(self._first_create)
@@ -151,7 +159,7 @@ class _RoomCheck:
             return None
         event_id = "$" + self._room.room_id[1:]
         numbers = self._events.numbers((event_id,))
-        if not numbers and self._order.nids:
+        if not numbers and not all(flags & Flag.OUTLIER for flags in self._order.shape.flags):
             self._missing.cite(event_id, "the room ID")
         return self._events.find(numbers.get(event_id))
 
@@ -206,14 +214,17 @@ class _RoomCheck:
 
     def _check_event(self, index: int, row: EventRow | None, known: Known | None, numbers: Mapping[str, int]) -> None:
         before = self._state_before(index, known)
+        given = self._state_given(index, row, before)
+        before = before if given is None else given
         if row is not None and known is not None:
             self._check_edges(index, row, known.event, numbers)
             self._check_verdict(row, known, before, numbers)
-        after = self._check_state(row, known, before)
+        after = self._check_state(row, known, before, is_given=given is not None)
         if row is not None:
             self._redactions.walk(row, known, after)
         if known is not None and known.event.type == "m.room.create" and not known.is_rejected:
-            if self._first_create is None and before is EMPTY:
+            is_live = self._order.shape.positions[index] > 0 and not self._is_history(index)
+            if self._first_create is None and before is EMPTY and is_live:
                 self._changes.start(EMPTY)
             self._first_create = self._first_create or known.event
         self._end.walk(index, row, after, is_whole=before is not None)
@@ -221,17 +232,36 @@ class _RoomCheck:
             self._keep(index, after)
 
     def _check_edges(self, index: int, row: EventRow, event: Event, numbers: Mapping[str, int]) -> None:
-        nids = self._order.nids
-        stored = {nids[prev] for prev in self._order.prevs(index)}
-        expected = {numbers[event_id] for event_id in event.prev_event_ids if event_id in numbers}
-        # What came later has no edge from before it came; an outlier has no place at all.
-        optional = expected if row.flags & Flag.OUTLIER else {nid for nid in expected if nid > row.nid}
+        order, sharing = self._order, self._sharing
+        stored = {order.nids[prev] for prev in (*order.prevs(index), *order.late.get(index, ()))}
+        expected: set[int] = set()
+        optional: set[int] = set()
+        absent: list[str] = []
+        for event_id in event.prev_event_ids:
+            nid = numbers.get(event_id)
+            place = None if nid is None else order.find(nid)
+            if nid is None or place is None or order.shape.flags[place] & Flag.OUTLIER:
+                absent.append(event_id)
+            if nid is None:
+                continue
+            expected.add(nid)
+            # What came later has no edge from before it came; an outlier has no place at all.
+            came_later = nid > row.nid and event_id not in absent
+            if row.flags & _REFUSED or came_later or sharing.is_missing(row.nid, event_id):
+                optional.add(nid)
+            if nid in stored and sharing.is_missing(row.nid, event_id):
+                self._found.differs(row.event_id, "missing prev event", "none where there is an edge", event_id)
         for nid in sorted(stored - expected):
             self._found.differs(row.event_id, "edge", "none", f"to {self._name(nid)}")
         for nid in sorted(expected - stored - optional):
             self._found.differs(row.event_id, "edge", f"to {self._name(nid)}", "none")
+        sharing.check_prevs(row, event.prev_event_ids, [each for each in absent if numbers.get(each) is None])
 
     def _check_verdict(self, row: EventRow, known: Known, before: State | None, numbers: Mapping[str, int]) -> None:
+        if row.nid in self._sharing.outside:
+            # It came alone, and was never judged.
+            self._report.unknown_auth += 1
+            return
         cited_nids = [numbers.get(event_id) for event_id in known.event.auth_event_ids]
         if None in cited_nids and not known.is_rejected:
             for event_id, nid in zip(known.event.auth_event_ids, cited_nids, strict=True):
@@ -266,20 +296,43 @@ class _RoomCheck:
         present = [state for state in states if state is not None and state is not EMPTY]
         return self._resolver.resolve(present) if present else EMPTY
 
-    def _check_state(self, row: EventRow | None, known: Known | None, before: State | None) -> State | None:
+    def _is_history(self, index: int) -> bool:
+        return self._sharing.is_history(self._order.shape.positions[index])
+
+    def _state_given(self, index: int, row: EventRow | None, before: State | None) -> State | None:
+        """Return the state before an event as another server told it; None where it was not told, or cannot be had.
+
+        History that breaks off nowhere has the state that follows from the graph: then nothing else was told.
+        """
+        position = self._order.shape.positions[index]
+        is_top = self._sharing.is_top(position)
+        if row is None or row.state_group is None or not (is_top or self._sharing.is_history(position)):
+            return None
+        stored = self._stored.get(row.state_group)
+        if stored is None or (stored.is_same(EMPTY) and not is_top):
+            return None
+        if row.key_nid is not None:
+            stored = stored.changed(((row.key_nid, row.replaces_nid or 0),))
+        return stored if is_top or before is None or not before.is_same(stored) else None
+
+    def _check_state(
+        self, row: EventRow | None, known: Known | None, before: State | None, *, is_given: bool = False
+    ) -> State | None:
         """Return the state after an event, compared with what is stored; None for an outlier."""
         if row is None or row.flags & Flag.OUTLIER:
             if row is not None and row.state_group is not None:
                 self._found.differs(row.event_id, "state group", "none for an outlier", row.state_group)
             return None
         stored = self._read_group(row, row.state_group)
-        if before is None or known is None:
+        if before is None or known is None or is_given:
             self._report.taken_states += 1
+            if is_given and before is not None:
+                self._sharing.check_given(row.event_id, before, self._resolver)
             return stored
         is_change = row.key_nid is not None and not row.flags & Flag.REJECTED
         after = before.changed(((row.key_nid or 0, row.nid),)) if is_change else before
         replaced = before.get(row.key_nid) if is_change else None
-        if is_change and row.replaces_nid != replaced:
+        if is_change and row.replaces_nid != replaced and not self._was_unknown(row, replaced):
             names = ["none" if nid is None else self._name(nid) for nid in (replaced, row.replaces_nid)]
             self._found.differs(row.event_id, "replaced event", *names)
         if row.state_group is None:
@@ -289,6 +342,13 @@ class _RoomCheck:
         elif stored is not None and not stored.is_same(after):
             self._tell_state(row.event_id, "state after", after, stored)
         return after
+
+    def _was_unknown(self, row: EventRow, replaced: int | None) -> bool:
+        """Tell whether what an event replaces may have come into its state later, with a room's further members."""
+        place = None if replaced is None else self._order.find(replaced)
+        if row.type != "m.room.member" or row.replaces_nid is not None or place is None:
+            return False
+        return self._order.shape.positions[place] == 0 or self._is_history(place)
 
     def _read_group(self, row: EventRow, group: int | None) -> State | None:
         if group is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
 from storage.inspection import Shape
@@ -19,7 +19,8 @@ from storage.inspection import Shape
 class GraphOrder:
     """The graph of a room by index: index i is the event of number `nids[i]`."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, is_late: Callable[[int, int], bool] = lambda index, prev: False) -> None:
+        """`is_late` tells of an event and a prev event that the latter came later: that edge is not walked."""
         self.shape = shape
         self.nids = shape.nids
         count = len(self.nids)
@@ -27,11 +28,15 @@ class GraphOrder:
         self.astray: list[tuple[int, int]] = []
         # Index -> what is before it by way of events that are gone, as far as anything tells.
         self.bridges: dict[int, list[int]] = {}
+        # Index -> prev events that came later.
+        self.late: dict[int, list[int]] = {}
         pairs: list[tuple[int, int]] = []
         for place in range(0, len(shape.edges), 2):
             event, prev = self.find(shape.edges[place]), self.find(shape.edges[place + 1])
             if event is None or prev is None:
                 self.astray.append((shape.edges[place], shape.edges[place + 1]))
+            elif is_late(event, prev):
+                self.late.setdefault(event, []).append(prev)
             else:
                 pairs.append((event, prev))
         self._prev_start, self._prev = _adjacency(count, sorted(pairs))

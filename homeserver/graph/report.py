@@ -53,6 +53,8 @@ class Report:
     # Beyond the bound of a room.
     further: int = 0
     rooms: int = 0
+    # Of these, those whose members are not all known yet.
+    partial_rooms: int = 0
     events: int = 0
     signatures: int = 0
     # Signatures by keys that are not known here.
@@ -60,7 +62,7 @@ class Report:
     # Redacted events, whose content hash is of what they were.
     unknown_hashes: int = 0
     resolutions: int = 0
-    # States that follow from events that are not stored here, and were taken as they are.
+    # States that follow from events that are not stored here, or that another server told, and were taken as they are.
     taken_states: int = 0
     # Events that cite what is not stored here.
     unknown_auth: int = 0
@@ -79,6 +81,7 @@ class Report:
         """Take in the counts of another report; of its differences only how many there are."""
         self.further += other.found
         self.rooms += other.rooms
+        self.partial_rooms += other.partial_rooms
         self.events += other.events
         self.signatures += other.signatures
         self.unknown_keys += other.unknown_keys
@@ -99,6 +102,7 @@ class Report:
         found = self.found
         parts = [
             _count(self.rooms, "room"),
+            f"{self.partial_rooms} of them without all members yet" if self.partial_rooms else "",
             _count(self.events, "event"),
             f"{_count(self.signatures, 'signature')} checked",
             f"{_count(self.unknown_keys, 'signature')} not checked (keys not known)" if self.unknown_keys else "",

@@ -4,7 +4,7 @@ Positions must go up along the edges: what was shown came after all that it buil
 follow each other, and with them the memberships.
 
 A forward extremity is an accepted event that no other accepted event builds on, be it by way of soft-failed or rejected
-ones. What was fetched as history (negative positions) is none: what builds on it may not be here.
+ones. What was fetched as history is none: the room had gone on before it came.
 
 Spec: server-server API, "Soft failure".
 """
@@ -25,10 +25,11 @@ from storage.transaction import Transaction
 
 from .graph_order import GraphOrder
 from .memberships import MemberCheck, MembershipChanges
-from .report import RoomFindings
+from .report import Report, RoomFindings
 from .resolving import Resolver
+from .sharing import Sharing
 from .state_differences import tell_state
-from .states import State, StoredStates
+from .states import EMPTY, State, StoredStates
 from .stored_events import Known, StoredEvents
 
 # Column of room_stats -> type of the state event and field of its content.
@@ -60,8 +61,10 @@ class RoomEnd:
         resolver: Resolver,
         stored: StoredStates,
         changes: MembershipChanges,
+        sharing: Sharing,
         found: RoomFindings,
     ) -> None:
+        self._sharing = sharing
         self._order = order
         self._changes = changes
         self._resolver = resolver
@@ -79,6 +82,14 @@ class RoomEnd:
     def walk(self, index: int, row: EventRow | None, after: State | None, *, is_whole: bool = True) -> None:
         """Take the next event of the walk; `is_whole`: all that it builds on is here, and can be read."""
         position = self._order.shape.positions[index]
+        if self._sharing.is_history(position):
+            return
+        if self._sharing.is_top(position) and not self.position and not self._ends:
+            # A room that was joined: before, there was nothing of it here.
+            self._changes.start(EMPTY)
+        elif self._sharing.is_top(position) and row is not None and self._changes.is_return(row):
+            # What this server knew of the room when it left is no part of what it is told now.
+            self._ends.clear()
         before = max((self._reached[prev] for prev in self._order.prevs(index)), default=0)
         self._reached[index] = max(position, before)
         if not self._is_accepted(index):
@@ -148,13 +159,20 @@ def check_room_end(
     end: RoomEnd,
     resolver: Resolver,
     members: MemberCheck,
+    sharing: Sharing,
     found: RoomFindings,
+    report: Report,
 ) -> None:
     """Tell where the stored end of a room's graph differs from the one that was walked to. Total."""
     tip = read_tip(tx, room.room_nid)
     if tip is None:
         if end.extremities:
             found.differs(None, "forward extremities", _names(resolver, end.extremities), "none")
+        try:
+            members.compare_outside()
+            sharing.check_end(None, {}, members.server_name, stored, report, members.users)
+        except Exception as fault:
+            found.fails(None, "memberships", fault)
         return
     try:
         _check_extremities(events, tip, end, resolver, found)
@@ -170,6 +188,11 @@ def check_room_end(
         counts = members.compare(expected)
     except Exception as fault:
         found.fails(None, "memberships", fault)
+    try:
+        servers = None if counts is None else members.servers
+        sharing.check_end(tip, servers, members.server_name, stored, report, members.users)
+    except Exception as fault:
+        found.fails(None, "other servers", fault)
     if expected is not None:
         try:
             _check_stats(tx, room, version, events, expected, resolver, found, counts)

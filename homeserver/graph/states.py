@@ -110,6 +110,11 @@ class StoredStates:
                 self._states.popitem(last=False)
         return state
 
+    def parent(self, state_group: int) -> int | None:
+        """Return the group that a stored group is built on."""
+        row = read_groups(self._tx, [state_group]).get(state_group)
+        return None if row is None else row.parent
+
     def fault(self, state_group: int) -> str:
         """Return what is wrong with a group that `get` has not given."""
         return self._faults.get(state_group, f"state group {state_group} is missing")

@@ -10,6 +10,7 @@ States are kept as whole maps, one state group each; the tip is what `add` leave
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from homeserver.model.auth.needed import needed_state
 from homeserver.model.compose import GraphPlace, compose
 from homeserver.model.event import Event, EventTemplate, StateKey
 from homeserver.model.hashing import reference_hashes
-from homeserver.model.ids import EventID, RoomID, UserID
+from homeserver.model.ids import EventID, RoomID, UserID, server_name_of
 from homeserver.model.resolution.resolve import resolve_states
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.signing import generate_signing_key
@@ -32,6 +33,7 @@ from storage.database import Database
 from storage.inspection import RoomRow
 from storage.state_groups import encode_delta
 from storage.tables import rooms as t
+from storage.tables.federation_rooms import room_servers
 from storage.tables.identity import user_ids
 from storage.transaction import Transaction
 
@@ -210,6 +212,8 @@ class GraphBuilder:
         self._write_memberships(tx, users)
         joined = sum(each.event.membership == "join" for each in members.values())
         invited = sum(each.event.membership == "invite" for each in members.values())
+        servers = Counter(server_name_of(user) for user, each in members.items() if each.event.membership == "join")
+        _put(tx, room_servers, [{"room_nid": ROOM_NID, "server": name, "joined": n} for name, n in servers.items()])
         stats = {"room_nid": ROOM_NID, "joined_members": joined, "invited_members": invited, "join_rule": "public"}
         name = state.get(("m.room.name", ""))
         _put(tx, t.room_stats, [{**stats, "name": self.events[name].content.get("name") if name else None}])
