@@ -115,6 +115,13 @@ class EventCache:
         self._events[target_nid] = new
         return new
 
+    def drop(self, nids: Iterable[int]) -> None:
+        """Forget events that are deleted, or have another number."""
+        for nid in nids:
+            # Reads that began before must not bring it back.
+            self._loads += 1
+            self._drop(nid)
+
     def _keep(self, stored: StoredEvent) -> None:
         self._drop(stored.nid)
         self._events[stored.nid] = stored

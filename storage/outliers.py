@@ -14,7 +14,8 @@ from . import auth_index
 from .auth_index import NewAuthEvent
 from .events import Flag
 from .tables.auth_chains import auth_chains
-from .tables.rooms import events, room_stats, rooms
+from .tables.identity import user_ids
+from .tables.rooms import events, membership_changes, memberships, room_stats, rooms
 from .transaction import Transaction, chunks
 
 
@@ -27,9 +28,10 @@ class NewOutlier:
     key_nid: int | None
     sender_nid: int
     flags: int
-    # None where it is stored already.
-    encoded: bytes | None
+    encoded: bytes
     auth: NewAuthEvent | None
+    # The number under which it is stored already, from before it could be judged: it gets `nid` instead.
+    old_nid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,10 @@ _COLUMNS = (
 
 
 def store_outliers(tx: Transaction, room_nid: int, received_ts: int, new: Sequence[NewOutlier]) -> None:
-    """Store outliers of one room, those that are cited before those that cite them."""
+    """Store outliers of one room, those that are cited before those that cite them.
+
+    One that is there already gets a new number: that of an event is higher than those of the events that it cites.
+    """
     rows = [
         (
             each.nid,
@@ -78,13 +83,35 @@ def store_outliers(tx: Transaction, room_nid: int, received_ts: int, new: Sequen
             each.encoded,
         )
         for each in new
-        if each.encoded is not None
+        if each.old_nid is None
     ]
     tx.insert_many(events, _COLUMNS, rows)
     for each in new:
-        if each.encoded is None:
-            tx.execute(update(events).where(events.c.event_nid == each.nid).values(flags=each.flags | Flag.OUTLIER))
+        if each.old_nid is not None:
+            _renumber(tx, room_nid, each.old_nid, each)
     auth_index.add(tx, [each.auth for each in new if each.auth is not None])
+
+
+def _renumber(tx: Transaction, room_nid: int, old_nid: int, new: NewOutlier) -> None:
+    """Give an outlier another number, and with it the memberships that rest on it: all that can name it."""
+    tx.execute(
+        update(events).where(events.c.event_nid == old_nid).values(event_nid=new.nid, flags=new.flags | Flag.OUTLIER)
+    )
+    tx.execute(
+        update(memberships)
+        .where(memberships.c.room_nid == room_nid, memberships.c.event_nid == old_nid)
+        .values(event_nid=new.nid)
+    )
+    # The table is found by user only.
+    of_user = select(user_ids.c.user_nid).where(user_ids.c.user_id == (new.event.state_key or ""))
+    changes = membership_changes.c
+    tx.execute(
+        update(membership_changes)
+        .where(
+            changes.user_nid == of_user.scalar_subquery(), changes.room_nid == room_nid, changes.event_nid == old_nid
+        )
+        .values(event_nid=new.nid)
+    )
 
 
 def find_events(tx: Transaction, event_ids: Iterable[EventID]) -> dict[EventID, FoundEvent]:
@@ -109,7 +136,9 @@ def find_events(tx: Transaction, event_ids: Iterable[EventID]) -> dict[EventID, 
                 sender_nid=row[4],
                 flags=row[5],
                 is_placed=row[6] is not None,
-                is_unjudged=row[3] is not None and row[7] is None and not row[5] & Flag.REJECTED,
+                is_unjudged=row[3] is not None
+                and row[7] is None
+                and row[5] & (Flag.OUTLIER | Flag.REJECTED) == Flag.OUTLIER,
             )
     return found
 

@@ -73,13 +73,13 @@ class Outliers:
             outcomes[event_id] = _as_found(room, found[event_id])
         here = {event_id: each for event_id, each in found.items() if each.room_nid == room.room_nid}
         new = {event_id: checked for event_id, checked in given.items() if event_id not in found}
-        edges = {event_id: checked.event.auth_event_ids for event_id, checked in new.items()}
-        # In versions that do not cite the create event, it still has to come first.
         # Kept before anything was known of the room, as invites are: it can be judged now.
         unjudged = {each.nid for each in found.values() if each.is_unjudged and each.room_nid == room.room_nid}
         new.update(
             (event_id, given[event_id]) for event_id in given.keys() & here.keys() if here[event_id].nid in unjudged
         )
+        edges = {event_id: checked.event.auth_event_ids for event_id, checked in new.items()}
+        # In versions that do not cite the create event, it still has to come first.
         order = sort_topologically(edges, lambda event_id: (new[event_id].event.type != "m.room.create", event_id))
         at_hand = await self._load({here[event_id].nid for event_id in cited & here.keys()})
         at_hand.update((event_id, checked.event) for event_id, checked in new.items())
@@ -109,20 +109,23 @@ class Outliers:
                 rejected.add(event_id)
             elif event.type == "m.room.create" and create is None:
                 create = event
-            known = here.get(event_id)
-            nid = nids[event_id] = self._store.positions.skip() if known is None else known.nid
+            old_nid = here[event_id].nid if event_id in here else None
+            # Whatever number it has had: that of an event is higher than those of the events that it cites.
+            nid = nids[event_id] = self._store.positions.skip()
             key_nid = key_nids.get((event.type, event.state_key)) if event.state_key is not None else None
             auth = None
             if key_nid is not None and not is_rejected:
                 auth = NewAuthEvent(nid, key_nid, tuple(nids[each] for each in dict.fromkeys(event.auth_event_ids)))
             flags = int(Flag.REJECTED) if is_rejected else 0
             sender_nid = sender_nids[event.sender]
-            encoded = encode_event(room.version, event) if known is None else None
-            rows.append(NewOutlier(nid, event, key_nid, sender_nid, flags, encoded, auth))
+            rows.append(
+                NewOutlier(nid, event, key_nid, sender_nid, flags, encode_event(room.version, event), auth, old_nid)
+            )
             outcomes[event_id] = KeptEvent(nid, key_nid, sender_nid, is_rejected)
         if rows:
             now_ms, room_nid = self._clock.now_ms(), room.room_nid
             await self._store.database.write(lambda tx: store_outliers(tx, room_nid, now_ms, rows))
+            self._store.events.drop(row.old_nid for row in rows if row.old_nid is not None)
         return outcomes
 
     async def _load(self, nids: Collection[int]) -> dict[EventID, Event]:
