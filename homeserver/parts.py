@@ -83,6 +83,7 @@ from homeserver.rooms.membership import InvitePolicy, Membership
 from homeserver.rooms.publishing import Publishing
 from homeserver.rooms.relation_rules import RelationRules
 from homeserver.rooms.relations import RelationReads
+from homeserver.rooms.remote_hierarchy import RemoteHierarchy
 from homeserver.rooms.remote_rooms import RemoteRooms
 from homeserver.rooms.successors import Successors
 from homeserver.rooms.summaries import Summaries
@@ -625,7 +626,7 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
         state=state,
         relation_rules=RelationRules(store, door),
         relations=RelationReads(store, door, access, data.bundles, clock, ignored_users),
-        summaries=Summaries(store, feed, door, directory),
+        summaries=Summaries(store, feed, door, directory, server_name=base.server_name, remote=_remote_hierarchy(base)),
         event_stream=EventStream(
             store,
             feed,
@@ -638,6 +639,12 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
             blocks_invites=data.account_data.blocks_invites,
         ),
     )
+
+
+def _remote_hierarchy(base: Base) -> RemoteHierarchy | None:
+    if base.links is None:
+        return None
+    return RemoteHierarchy(base.links.client, base.clock, base.tasks, base.server_name)
 
 
 def _routes(
@@ -717,7 +724,7 @@ def _routes(
         Members(rooms.state),
         Relations(rooms.relations),
         ThreadsApi(rooms.relations),
-        RoomSummaries(rooms.summaries),
+        RoomSummaries(rooms.summaries, base.rates),
         DirectoryAPI(
             rooms.directory,
             rooms.publishing,

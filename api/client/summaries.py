@@ -21,6 +21,7 @@ from homeserver.web.request import WebRequest
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access
+from ..ratelimit import ClientRates, Limit
 
 # MSC3266: the names of this endpoint before v1.15.
 _UNSTABLE: Final = "/_matrix/client/unstable/im.nheko.summary"
@@ -29,8 +30,9 @@ _UNSTABLE: Final = "/_matrix/client/unstable/im.nheko.summary"
 class RoomSummaries:
     """`/room_summary/{roomIdOrAlias}` and `/rooms/{roomId}/hierarchy`."""
 
-    def __init__(self, summaries: Summaries) -> None:
+    def __init__(self, summaries: Summaries, rates: ClientRates) -> None:
         self._summaries = summaries
+        self._rates = rates
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -43,7 +45,7 @@ class RoomSummaries:
         )
         return [
             *(
-                Route("GET", template, self.get_summary, auth=Access.OPTIONAL)
+                Route("GET", template, self.get_summary, auth=Access.OPTIONAL, cancel_when_gone=True)
                 for template in (
                     "/_matrix/client/v1/room_summary/{roomIdOrAlias}",
                     f"{_UNSTABLE}/summary/{{roomIdOrAlias}}",
@@ -54,8 +56,15 @@ class RoomSummaries:
         ]
 
     async def get_summary(self, request: WebRequest) -> dict[str, Any]:
-        """The summary of a room of this server."""
-        told = await self._summaries.summary(request.requester, request.args["roomIdOrAlias"])
+        """The summary of a room."""
+        room, requester = request.args["roomIdOrAlias"], request.requester
+        if not await self._summaries.is_here(room):
+            # Spec: `GET /room_summary/{roomIdOrAlias}`: "rate limiting requests that require a federation request".
+            if requester is None:
+                self._rates.check_address(Limit.PROBING, request)
+            else:
+                self._rates.check_user(Limit.PROBING, requester)
+        told = await self._summaries.summary(requester, room, request.query_all("via"))
         if request.path.startswith(_UNSTABLE):
             for name, former in (("room_version", "version"), ("encryption", "encryption")):
                 if name in told:
@@ -75,6 +84,7 @@ class RoomSummaries:
             limit=limit,
             max_depth=max_depth,
             suggested_only=suggested_only,
+            via=request.query_all("via"),
         )
         answer: dict[str, Any] = {"rooms": rooms}
         if end is not None:

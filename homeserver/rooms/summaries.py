@@ -1,12 +1,14 @@
 """What may be told about a room to who is not in it: its summary, and the tree of a space.
 
+Rooms that this server is not in are asked for elsewhere (`remote_hierarchy`); of the others only what is here counts.
+
 Spec: client-server API, "Room Summaries"; "Spaces", `GET /rooms/{roomId}/hierarchy`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from homeserver.errors import BadIdentifier, InvalidParam, NotAllowed, NotFound
@@ -27,6 +29,7 @@ from storage.store import Store
 from .access import Viewer
 from .directory import Directory
 from .door import RoomDoor
+from .remote_hierarchy import Budget, RemoteHierarchy, RemoteRoom, order_of_child
 from .tip import RoomTip
 
 DEFAULT_HIERARCHY_LIMIT: Final = 50
@@ -36,7 +39,6 @@ MAX_DEPTH: Final = 20
 # LIMIT: rooms of one tree, over all its pages, and children of one space.
 MAX_TREE: Final = 1_000
 MAX_CHILDREN: Final = 500
-_MAX_ORDER_CHARACTERS: Final = 50
 
 _KEYS: Final[tuple[StateKey, ...]] = tuple(
     (kind, "")
@@ -86,74 +88,157 @@ class KnownRoom:
         return allowed_room_ids(rules)
 
 
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A room of a tree that may be told about. `told`: what its server says of its children."""
+
+    summary: dict[str, Any]
+    children: Sequence[Mapping[str, Any]]
+    told: Mapping[str, RemoteRoom] = field(default_factory=dict)
+    inaccessible: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A room of a tree that is still to be looked at, and what its parent says of it."""
+
+    room_id: RoomID
+    depth: int
+    via: Sequence[Any] = ()
+    told: RemoteRoom | None = None
+
+
 class Summaries:
     """Tells about rooms."""
 
-    def __init__(self, store: Store, feed: Feed, door: RoomDoor, directory: Directory) -> None:
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        door: RoomDoor,
+        directory: Directory,
+        *,
+        server_name: str,
+        remote: RemoteHierarchy | None = None,
+    ) -> None:
+        """`remote` asks other servers; None where nobody is asked."""
         self._store = store
         self._feed = feed
         self._door = door
         self._directory = directory
+        self._server_name = server_name
+        self._remote = remote
 
-    async def summary(self, viewer: Viewer | None, room_id_or_alias: str) -> dict[str, Any]:
+    async def summary(self, viewer: Viewer | None, room_id_or_alias: str, via: Sequence[str] = ()) -> dict[str, Any]:
         """Return the summary of a room; raise NotFound where there is none, or the viewer (None: anybody) may not know.
 
-        Raises BadIdentifier for what is neither.
+        Of a room that this server is not in, servers in `via` are asked. Raises BadIdentifier for what is neither.
         """
         user = await self._feed.user(viewer.user_id, viewer.user_nid) if viewer is not None else None
         if room_id_or_alias.startswith("#"):
-            found = await self._directory.find(RoomAlias.parse(room_id_or_alias))
-            if found is None:
-                raise NotFound("Room not found")
-            room_id = found
+            alias = RoomAlias.parse(room_id_or_alias)
+            try:
+                room_id, servers = await self._directory.resolve_with_servers(alias)
+            except NotFound as fault:
+                raise NotFound("Room not found") from fault
+            via = (*via, *servers, alias.server_name)
         else:
             room_id = RoomID.parse(room_id_or_alias)
-        room = await self.find(room_id)
-        if room is None or not self._may_know(user, room):
+        told = await self._summary(user, room_id, via)
+        if told is None:
             raise NotFound("Room not found")
-        told = summary_of(room)
         if user is not None:
             place = user.rooms.get(room_id)
             told["membership"] = place.membership if place is not None else "leave"
         return told
 
+    async def is_here(self, room_id_or_alias: str) -> bool:
+        """Tell whether a summary is made without asking another server; for what is neither as well."""
+        try:
+            if room_id_or_alias.startswith("#"):
+                return RoomAlias.parse(room_id_or_alias).server_name == self._server_name
+            return self._is_in(await self.find(RoomID.parse(room_id_or_alias)))
+        except BadIdentifier:
+            return True
+
     async def hierarchy(
-        self, viewer: Viewer, room_id: RoomID, *, skip: int, limit: int, max_depth: int, suggested_only: bool
+        self,
+        viewer: Viewer,
+        room_id: RoomID,
+        *,
+        skip: int,
+        limit: int,
+        max_depth: int,
+        suggested_only: bool,
+        via: Sequence[str] = (),
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Return the rooms of a space's tree, depth first, after the first `skip`; and how many to skip then, if more.
 
-        Raises NotAllowed where the space itself may not be known. Rooms that this server does not know are left out.
+        Raises NotAllowed where the space itself may not be known. Other servers are asked for rooms that this one is
+        not in; those that none of them tells of are left out.
         """
         user = await self._feed.user(viewer.user_id, viewer.user_nid)
-        root = await self.find(room_id)
-        if root is None or not self._may_know(user, root):
-            raise NotAllowed("You are not allowed to view this room")
+        budget = self._remote.budget() if self._remote is not None else None
         found: list[dict[str, Any]] = []
-        pending: list[tuple[RoomID, int]] = [(room_id, 0)]
-        known = {room_id}
+        pending = [_Pending(room_id, 0, via)]
+        known: set[str] = {room_id}
         index = visited = 0
         while pending and visited < MAX_TREE:
-            current, depth = pending.pop()
+            current = pending.pop()
             visited += 1
-            room = root if current == room_id else await self.find(current)
-            if room is None or not self._may_know(user, room):
+            if found and budget is not None and budget.is_spent:
+                # What was asked for is at hand when the client goes on.
+                return found, index
+            node = await self._node(user, current, suggested_only, budget)
+            if node is None:
+                if current.depth == 0:
+                    raise NotAllowed("You are not allowed to view this room")
                 continue
             if len(found) == limit:
                 return found, index
-            children = await self.children(room, suggested_only) if is_space(room) else []
             if index >= skip:
-                found.append({**summary_of(room), "children_state": [stripped_child(child) for child in children]})
+                found.append({**node.summary, "children_state": list(node.children)})
             index += 1
-            if depth < max_depth:
-                for child in reversed(children):
-                    try:
-                        child_id = RoomID.parse(child.event.state_key or "")
-                    except BadIdentifier:
-                        continue
-                    if child_id not in known:
-                        known.add(child_id)
-                        pending.append((child_id, depth + 1))
+            if current.depth < max_depth:
+                pending += reversed(_below(node, current.depth + 1, known))
         return found, None
+
+    async def _summary(self, user: UserFeed | None, room_id: RoomID, via: Sequence[str]) -> dict[str, Any] | None:
+        room = await self.find(room_id)
+        if self._remote is not None and not self._is_in(room):
+            answer = await self._remote.find(room_id, via, self._remote.budget())
+            if answer is not None:
+                return dict(answer.room.summary) if _may_know_remote(user, answer.room) else None
+        return summary_of(room) if room is not None and self._may_know(user, room) else None
+
+    async def _node(
+        self, user: UserFeed, wanted: _Pending, suggested_only: bool, budget: Budget | None
+    ) -> _Node | None:
+        """Return a room of a tree, from here or from another server; None where it may not be told about."""
+        room = await self.find(wanted.room_id)
+        if self._remote is not None and budget is not None and not self._is_in(room):
+            told, answer = wanted.told, None
+            # Of a room that is no space its parent's server has said all there is.
+            if told is None or (told.is_space and not told.children):
+                answer = await self._remote.find(wanted.room_id, wanted.via, budget, suggested_only=suggested_only)
+            remote = answer.room if answer is not None else told
+            if remote is not None:
+                if not _may_know_remote(user, remote):
+                    return None
+                nothing: Mapping[str, RemoteRoom] = {}
+                return _Node(
+                    dict(remote.summary),
+                    remote.children,
+                    answer.children if answer is not None else nothing,
+                    answer.inaccessible if answer is not None else frozenset(),
+                )
+        if room is None or not self._may_know(user, room):
+            return None
+        children = await self.children(room, suggested_only) if is_space(room) else []
+        return _Node(summary_of(room), [stripped_child(child) for child in children])
+
+    def _is_in(self, room: KnownRoom | None) -> bool:
+        return room is not None and self._server_name in room.tip.servers
 
     async def find(self, room_id: RoomID) -> KnownRoom | None:
         """Return a room as far as it is told about, or None for an unknown one. Who may know it is not asked."""
@@ -196,8 +281,39 @@ class Summaries:
             and stored.event.content["via"]
             and (not suggested_only or stored.event.content.get("suggested") is True)
         ]
-        children.sort(key=_order)
+        children.sort(key=lambda child: order_of_child(stripped_child(child)))
         return children[:MAX_CHILDREN]
+
+
+def _may_know_remote(user: UserFeed | None, room: RemoteRoom) -> bool:
+    if room.is_for_all:
+        return True
+    if user is None:
+        return False
+    place = user.rooms.get(room.room_id)
+    if place is not None and place.membership in ("join", "invite", "knock"):
+        return True
+    return any(
+        (other := user.rooms.get(RoomID(allowed))) is not None and other.membership == "join"
+        for allowed in room.allowed_room_ids
+    )
+
+
+def _below(node: _Node, depth: int, known: set[str]) -> list[_Pending]:
+    """Return the children that are to be looked at, in their order, and add them to the `known` rooms."""
+    found: list[_Pending] = []
+    for child in node.children:
+        child_id = str(child["state_key"] or "")
+        if child_id in known or child_id in node.inaccessible:
+            continue
+        try:
+            room_id = RoomID.parse(child_id)
+        except BadIdentifier:
+            continue
+        known.add(child_id)
+        via = child["content"].get("via")
+        found.append(_Pending(room_id, depth, via if isinstance(via, list) else (), node.told.get(child_id)))
+    return found
 
 
 def parse_hierarchy_token(text: str, max_depth: int, suggested_only: bool) -> int:
@@ -248,14 +364,6 @@ def summary_of(room: KnownRoom) -> dict[str, Any]:
 def is_space(room: KnownRoom) -> bool:
     """Tell whether a room is a space."""
     return room.tip.create.event.content.get("type") == "m.space"
-
-
-def _order(child: StoredEvent) -> tuple[bool, str, int, str]:
-    # Spec: "Ordering": valid `order` first, by code point; then by time, then by room ID.
-    order = child.event.content.get("order")
-    if not (isinstance(order, str) and len(order) <= _MAX_ORDER_CHARACTERS and order.isascii() and order.isprintable()):
-        order = ""
-    return (not order, order, child.event.origin_server_ts, child.event.state_key or "")
 
 
 def stripped_child(child: StoredEvent) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from api.client.relations import Relations
 from api.client.state import State
 from api.client.summaries import RoomSummaries
 from api.client.threads import Threads
+from api.ratelimit import ClientRates
+from homeserver.config import Limits
 from homeserver.feed.bundles import Bundles
 from homeserver.feed.feed import UserFeed
 from homeserver.rooms.access import RoomAccess
@@ -26,11 +28,12 @@ from homeserver.rooms.members import StateReads
 from homeserver.rooms.relations import RelationReads
 from homeserver.rooms.summaries import Summaries
 from homeserver.web.json_resource import JsonResource
+from homeserver.web.ratelimit import RateLimits
 from homeserver.web.request import WebRequest
 from homeserver.web.response import Response
 from homeserver.web.router import Route, Router
 
-from .rooms import Person, RoomServer
+from .rooms import SERVER, Person, RoomServer
 
 
 class RoomReads:
@@ -56,7 +59,7 @@ class RoomReads:
             ignored_users=self._ignored_users,
             blocks_invites=self._blocks_invites,
         )
-        self.summaries = Summaries(store, feed, server.door, self.directory)
+        self.summaries = Summaries(store, feed, server.door, self.directory, server_name=SERVER)
         self.routes: list[Route] = [
             *Events(self.history, self.stream).routes(),
             *Messages(self.history).routes(),
@@ -64,7 +67,7 @@ class RoomReads:
             *Members(self.state).routes(),
             *Relations(self.relations).routes(),
             *Threads(self.relations).routes(),
-            *RoomSummaries(self.summaries).routes(),
+            *RoomSummaries(self.summaries, ClientRates(RateLimits(server.clock), Limits())).routes(),
         ]
         self._people: dict[str, Person] = {}
         self._resource = JsonResource(Router(self.routes), authenticate=self._authenticate)

@@ -74,7 +74,7 @@ class AnsweringServer(RoomServer):
             max_transaction_bytes=10**6,
         )
         reads = ServerReads(store, guard)
-        summaries = Summaries(store, self.feed, self.door, self.directory)
+        summaries = Summaries(store, self.feed, self.door, self.directory, server_name=SERVER)
         rooms_config = rooms_config or Rooms(public_rooms_over_federation=True)
         self.endpoints = [
             *EventsAPI(signed, reads, clock, SERVER).routes(),
