@@ -162,4 +162,4 @@ def told(answer: Answer) -> str:
 
 def reason_of(fault: OutgoingFault) -> str:
     """Return what went wrong, without the name of the server."""
-    return str(fault).removeprefix(f"{fault.server}: ")
+    return str(fault).removeprefix(f"{fault.server}: ").rstrip(".")

@@ -73,6 +73,7 @@ async def find_route(tools: Tools, patient: Patient, findings: Findings) -> Rout
             f"{name} means this machine to everybody who reads it, so no other server can come here by it.",
             "A server that is to federate needs a name in the public DNS; set it before anybody has an account.",
         )
+        return None
     discovery = Discovery(tools.outgoing, tools.names, tools.clock, tools.chance)
     try:
         route = await discovery.find(name)
@@ -99,10 +100,12 @@ async def find_endpoints(tools: Tools, patient: Patient, route: Route, findings:
         try:
             addresses: Sequence[str] = (literal,) if literal is not None else await tools.names.addresses(host)
         except (NameNotFound, LookupFailed) as fault:
+            is_none = isinstance(fault, NameNotFound)
             findings.fault(
                 "addresses",
-                f"{host} has no address ({fault}), so nobody can connect to it.",
-                f"Make an A record for {host}, or correct the well-known file or the SRV record that names it.",
+                f"{host} has no address." if is_none else f"The address of {host} cannot be looked up: {fault}.",
+                f"Check how {host} is written, make an A or AAAA record for it, or correct what leads to it "
+                "(the well-known file, the SRV record).",
             )
             continue
         private = [address for address in addresses if not tools.rules.allows(address)]
@@ -173,7 +176,7 @@ def is_of_this_machine(name: ServerName) -> bool:
         hostname = plan_for(str(name)).hostname.removesuffix(".").lower()
     except ValueError:
         return True
-    return literal_address(hostname) is None and ("." not in hostname or hostname.endswith((".localhost", ".local")))
+    return hostname == "localhost" or hostname.endswith(".localhost")
 
 
 # -- private ---------------------------------------------------------------------------------------------------------

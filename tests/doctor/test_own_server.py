@@ -19,7 +19,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from homeserver.config import Config
+from homeserver.config import Config, Listener
 from homeserver.doctor.command import run, show
 from homeserver.doctor.examination import examine
 from homeserver.doctor.findings import Finding, Findings, Level
@@ -188,6 +188,15 @@ async def test_listener_that_serves_clients_only_is_a_fault(sqlite_federation: F
     found = faults(await examine(one.config, reactor))
     await proxy.front.stop()
     assert ["listeners", "federation"] == [check for check, _ in found]
+
+
+@pytest_twisted.ensureDeferred
+async def test_port_without_tls_is_a_fault(sqlite_federation: Federation) -> None:  # noqa: F811
+    one = sqlite_federation.make()
+    listener = Listener(port=one.port, bind=[one.address])
+    one.config = one.config.model_copy(update={"listeners": (listener,)})
+    await one.start()
+    assert_fault(await examine(one.config, reactor), "TLS", "does not speak TLS as it should")
 
 
 @pytest_twisted.ensureDeferred
