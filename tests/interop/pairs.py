@@ -86,9 +86,9 @@ class Pair:
 PATIENCE_S = float(os.environ.get("SENNIT_INTEROP_PATIENCE_S", "30"))
 
 
-async def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+async def until(condition: Callable[[], Any], what: str = "the condition", every_s: float = 0.05) -> Any:
     """Return what `condition()` gives as soon as that is true, or AssertionError."""
-    return await until_within(condition, timeout_s=PATIENCE_S, every_s=0.05, what=what)
+    return await until_within(condition, timeout_s=PATIENCE_S, every_s=every_s, what=what)
 
 
 # -- what a user sees, with patience ---------------------------------------------------------------------------------
