@@ -22,6 +22,7 @@ from homeserver.model.ids import EventID, RoomID
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
 
+from .tables.federation_rooms import missing_prevs
 from .tables.rooms import event_edges, events, redactions, rooms, transaction_ids
 from .transaction import Transaction, chunks
 
@@ -228,10 +229,12 @@ class LookAhead:
     """What is stored of events that are about to be taken in: mostly nothing.
 
     `nids` are the (number, room) of those that are there, in whatever room; `redactions` by the ID of their target.
+    `below`: of those that are missing in a gap, the position of the event after it.
     """
 
     nids: dict[str, tuple[int, int]]
     redactions: dict[str, list[int]]
+    below: dict[str, int] = field(default_factory=dict)
 
 
 def look_ahead(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> LookAhead:
@@ -244,12 +247,20 @@ def look_ahead(tx: Transaction, room_nid: int, event_ids: Iterable[str]) -> Look
         .where(redactions.c.room_nid == room_nid)
         .order_by(redactions.c.redaction_nid)
     )
+    awaited = (
+        select(missing_prevs.c.prev_id, events.c.position)
+        .join(events, events.c.event_nid == missing_prevs.c.event_nid)
+        .where(missing_prevs.c.room_nid == room_nid, events.c.position.is_not(None))
+    )
+    below: dict[str, int] = {}
     for part in chunks(event_ids):
         for event_id, nid, its_room in tx.all(known.where(events.c.event_id.in_(part))):
             nids[event_id] = nid, its_room
         for target_id, nid in tx.all(naming.where(redactions.c.target_id.in_(part))):
             waiting.setdefault(target_id, []).append(nid)
-    return LookAhead(nids, waiting)
+        for prev_id, position in tx.all(awaited.where(missing_prevs.c.prev_id.in_(part))):
+            below[prev_id] = min(position, below.get(prev_id, position))
+    return LookAhead(nids, waiting, below)
 
 
 def timeline_before(tx: Transaction, room_nid: int, before: int, limit: int, after: int | None = None) -> list[int]:

@@ -69,6 +69,14 @@ class Countersigner(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Late:
+    """That something came which was missing in a gap: in which room, and up to where."""
+
+    room_nid: int = 0
+    top: int = 0
+
+
 class RoomDoor:
     """Takes templates in, gives stored events back."""
 
@@ -180,14 +188,17 @@ class RoomDoor:
         in the room. `soft_fail` are those that are not shown whatever the rules say. Raises NotFound for an unknown
         room.
         """
-        if not relay and not soft_fail:
-            return await self._take_in(room_id, events, self._receiving.prepare)
+        late = _Late()
 
-        def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Awaitable[Prepared | StoredEvent]:
-            placing = Placing(is_relayed=relay, is_unwanted=checked.event.event_id in soft_fail)
-            return self._receiving.prepare(tip, checked, ahead, placing)
+        async def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
+            event_id = checked.event.event_id
+            if not (relay or soft_fail or event_id in ahead.below):
+                return await self._receiving.prepare(tip, checked, ahead)
+            position = await self._late_position(tip, event_id, ahead, late)
+            placing = Placing(is_relayed=relay, is_unwanted=event_id in soft_fail, position=position)
+            return await self._receiving.prepare(tip, checked, ahead, placing)
 
-        return await self._take_in(room_id, events, prepare)
+        return await self._close_gaps(room_id, late, await self._take_in(room_id, events, prepare))
 
     async def receive_create(self, version: RoomVersion, checked: CheckedEvent) -> RoomID:
         """Begin a room with the create event that another server made; raises AuthRuleBroken for one that is none."""
@@ -230,14 +241,16 @@ class RoomDoor:
         in; if nobody of it was left in the room, the state is taken as the room's, whatever it was here before.
         """
         await self._store.positions.make_room(GAP_POSITIONS)
+        late = _Late()
 
         async def prepare(tip: RoomTip, checked: CheckedEvent, ahead: LookAhead) -> Prepared | StoredEvent:
             before = await self._receiving.given_state(tip, state_ids)
             is_return = is_join and self._identity.server_name not in tip.servers
-            placing = Placing(before=before, is_unwanted=soft_fail, is_return=is_return)
+            position = None if is_join else await self._late_position(tip, checked.event.event_id, ahead, late)
+            placing = Placing(before=before, is_unwanted=soft_fail, position=position, is_return=is_return)
             return await self._receiving.prepare(tip, checked, ahead, placing)
 
-        return _only(await self._take_in(room_id, [checked], prepare))
+        return _only(await self._close_gaps(room_id, late, await self._take_in(room_id, [checked], prepare)))
 
     async def receive_history(
         self,
@@ -275,6 +288,30 @@ class RoomDoor:
         here = [each.event_id for each in outcomes if isinstance(each, StoredEvent)]
         await self._store.database.write(lambda tx: close_gaps(tx, room_nid, here))
         self._feed.forget_before(room_id, top)
+        return outcomes
+
+    async def _late_position(self, tip: RoomTip, event_id: EventID, ahead: LookAhead, late: _Late) -> int | None:
+        """Return a place below what builds on an event, where that is here already; None for one that is news.
+
+        Such an event ends nothing: its branch has gone on.
+        """
+        below = ahead.below.get(event_id)
+        if below is None:
+            return None
+        taken = await self._store.database.write(lambda tx: take_positions(tx, tip.room_nid, below, 1))
+        if taken is None:
+            return None
+        late.room_nid, late.top = tip.room_nid, max(late.top, taken[1])
+        return taken[0]
+
+    async def _close_gaps(
+        self, room_id: RoomID, late: _Late, outcomes: list[StoredEvent | MissingEvents | HomeserverError]
+    ) -> list[StoredEvent | MissingEvents | HomeserverError]:
+        """Join to what is after a gap the events that came late; return the outcomes."""
+        here = [each.event_id for each in outcomes if isinstance(each, StoredEvent)]
+        if late.room_nid and here:
+            await self._store.database.write(lambda tx: close_gaps(tx, late.room_nid, here))
+            self._feed.forget_before(room_id, late.top)
         return outcomes
 
     async def gaps_before(self, room_id: RoomID, position: int | None, limit: int) -> list[Gap]:

@@ -251,6 +251,23 @@ async def test_event_after_a_gap_is_taken_with_the_state_that_is_told(rooms: Roo
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_was_missing_in_a_gap_and_comes_late_takes_its_place(rooms: RoomServer) -> None:
+    room = crowded("12")
+    await join(rooms, room)
+    late = room.say(ALICE, "late")
+    event = room.say(ALICE, "after the gap")
+    state = list(room.state_before([late.event_id]).values())
+    edge = await rooms.door.receive_after_gap(room.room_id, room.checked(event), state)
+    stored = await room.give(rooms, late)
+    assert stored.position is not None
+    assert edge.position is not None
+    assert stored.position < edge.position
+    tip = await rooms.door.tip(room.room_id)
+    assert (edge.nid,) == tuple(end.nid for end in tip.extremities)
+    assert event.event_id not in [gap.event_id for gap in await rooms.door.gaps_before(room.room_id, None, 10)]
+
+
+@pytest_twisted.ensureDeferred
 async def test_server_that_comes_back_takes_the_room_as_it_is_told(rooms: RoomServer) -> None:
     """What it thought of the room when it left has no say in it: others may never have heard of that, or refused it."""
     room = crowded("12")
