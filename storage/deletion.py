@@ -16,13 +16,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, exists, func, select
 
 from homeserver.errors import BrokenInvariant
 
 from .state_groups import load_chain, state_of
 from .tables import rooms as t
 from .tables.auth_chains import auth_chains, auth_links
+from .tables.federation_rooms import (
+    destination_rooms,
+    history_blocks,
+    missing_prevs,
+    partial_rooms,
+    room_servers,
+    stripped_state,
+)
 from .tables.held_events import held_events
 from .tables.identity import user_ids
 from .tables.user_state import account_data, receipts
@@ -72,7 +80,8 @@ def delete_events(tx: Transaction, room_nid: int, nids: Iterable[int]) -> list[i
 
     Numbers that are no events of the room are passed over. Raises BrokenInvariant, and deletes nothing, if one is a
     forward extremity or in the current state. State that is kept may name a deleted event: whoever deletes history
-    keeps the state events that the states of the rest consist of.
+    keeps the state events that the states of the rest consist of. What was fetched from other servers, or came after a
+    gap, and builds on a deleted event comes after a gap again.
 
     To be called in the room's lane when its appends are written: one that is being written may stand on a state group
     that goes. Afterwards the caller drops the events from `EventCache`, the groups from `StateCache`, what was resolved
@@ -109,7 +118,11 @@ def delete_room(tx: Transaction, room_nid: int, limit: int = CHUNK) -> bool:
     if groups:
         _delete_groups(tx, groups)
         return True
-    return _delete_users_rows(tx, room_nid, limit) or _delete_rest(tx, room_nid)
+    return (
+        _delete_users_rows(tx, room_nid, limit)
+        or _delete_servers_rows(tx, room_nid, limit)
+        or _delete_rest(tx, room_nid)
+    )
 
 
 def count_refs(tx: Transaction, room_nid: int) -> list[str]:
@@ -190,7 +203,9 @@ def _delete_part(tx: Transaction, room_nid: int, nids: Sequence[int]) -> Counter
         return Counter()
     found, event_ids = [row[0] for row in rows], [row[1] for row in rows]
     _delete_membership_changes(tx, room_nid, found)
+    _open_gaps(tx, room_nid, found)
     for table, column, values in (
+        (missing_prevs, missing_prevs.c.event_nid, found),
         (t.event_edges, t.event_edges.c.event_nid, found),
         (t.event_edges, t.event_edges.c.prev_nid, found),
         (t.relations, t.relations.c.event_nid, found),
@@ -203,6 +218,27 @@ def _delete_part(tx: Transaction, room_nid: int, nids: Sequence[int]) -> Counter
         tx.execute(delete(table).where(table.c.target_id.in_(event_ids), table.c.room_nid == room_nid))
     tx.execute(delete(t.events).where(t.events.c.event_nid.in_(found)))
     return Counter(group for row in rows for group in (row[2], row[3]) if group is not None)
+
+
+def _open_gaps(tx: Transaction, room_nid: int, nids: Sequence[int]) -> None:
+    """Note that these events are missing before those that stay, where there may be gaps."""
+    edges, events, gone, blocks = t.event_edges.c, t.events.c, t.events.alias("gone"), history_blocks.c
+    query = (
+        select(edges.event_nid, gone.c.event_id)
+        .join(t.events, events.event_nid == edges.event_nid)
+        .join(gone, gone.c.event_nid == edges.prev_nid)
+        .where(
+            edges.prev_nid.in_(nids),
+            edges.event_nid.not_in(nids),
+            events.room_nid == room_nid,
+            events.position.is_not(None),
+            exists().where(
+                and_(blocks.room_nid == room_nid, blocks.top >= events.position, blocks.floor < events.position)
+            ),
+        )
+    )
+    rows = [(nid, event_id, room_nid) for nid, event_id in tx.all(query)]
+    tx.insert_many(missing_prevs, ("event_nid", "prev_id", "room_nid"), rows, ignore=True)
 
 
 def _delete_uncited_places(tx: Transaction, nids: Sequence[int]) -> None:
@@ -250,18 +286,34 @@ def _delete_membership_changes(tx: Transaction, room_nid: int, nids: Sequence[in
 
 def _delete_users_rows(tx: Transaction, room_nid: int, limit: int) -> bool:
     """Delete what `limit` users have in a room, and return whether there was any."""
-    for table in (t.memberships, receipts):
+    for table in (t.memberships, receipts, stripped_state):
         users = _column(tx, select(table.c.user_nid).where(table.c.room_nid == room_nid).distinct().limit(limit))
         if users:
             for part in chunks(users):
-                for owned in (t.membership_changes, account_data, receipts, t.memberships):
+                for owned in (t.membership_changes, account_data, receipts, stripped_state, t.memberships):
                     tx.execute(delete(owned).where(owned.c.user_nid.in_(part), owned.c.room_nid == room_nid))
             return True
     return False
 
 
+def _delete_servers_rows(tx: Transaction, room_nid: int, limit: int) -> bool:
+    """Delete what is noted of `limit` servers, and as many events that wait, and return whether there was any."""
+    is_any = False
+    for table, column in (
+        (room_servers, room_servers.c.server),
+        # Found by destination only: looked through without touching the rows of other rooms.
+        (destination_rooms, destination_rooms.c.destination),
+        (held_events, held_events.c.event_id),
+    ):
+        names = [row[0] for row in tx.all(select(column).where(table.c.room_nid == room_nid).limit(limit))]
+        for part in chunks(names):
+            is_any = True
+            tx.execute(delete(table).where(column.in_(part), table.c.room_nid == room_nid))
+    return is_any
+
+
 def _delete_rest(tx: Transaction, room_nid: int) -> bool:
-    for table in (held_events, t.room_aliases, t.room_stats, t.rooms):
+    for table in (missing_prevs, history_blocks, partial_rooms, t.room_aliases, t.room_stats, t.rooms):
         tx.execute(delete(table).where(table.c.room_nid == room_nid))
     return False
 

@@ -16,8 +16,10 @@ from sqlalchemy import delete, func, select, update
 from homeserver.errors import BrokenInvariant
 from storage.database import Database
 from storage.deletion import count_refs, delete_events, delete_room, release
+from storage.held_events import MISSING, HeldEvent, hold
 from storage.state_groups import Chain, NewGroup, extend, load_chain, state_of
 from storage.tables import all_tables
+from storage.tables import federation_rooms as f
 from storage.tables import rooms as t
 from storage.tables.auth_chains import auth_chains, auth_links
 from storage.tables.identity import user_ids
@@ -150,6 +152,16 @@ def write_further_rows(tx: Transaction, graph: Graph) -> None:
         ("room_nid", "user_nid", "receipt_type", "thread_id", "event_id", "event_position", "ts", "position"),
         [(room, 105, "m.read", "", f"${nid}", nid, 0, 1)],
     )
+    tx.insert_many(f.room_servers, ("room_nid", "server", "joined"), [(room, "a", 1), (room, "b", 0)])
+    tx.insert_many(f.destination_rooms, ("destination", "room_nid", "position"), [("b", room, nid), ("c", room, nid)])
+    tx.insert_many(f.missing_prevs, ("event_nid", "prev_id", "room_nid"), [(nid, "$far", room), (nid + 2, "$z", room)])
+    # Neither `nid` nor what builds on it is in the block.
+    block = (room, graph.first + 1, max(graph.first - 100, 0), graph.first)
+    tx.insert_many(f.history_blocks, ("room_nid", "top", "floor", "next_position"), [block])
+    tx.insert_many(f.stripped_state, ("room_nid", "user_nid", "json"), [(room, 106, b"[]")])
+    partial = ("room_nid", "join_nid", "base_group", "via", "servers", "started_ts")
+    tx.insert_many(f.partial_rooms, partial, [(room, nid, graph.events[nid][0], "b", b"[]", 0)])
+    hold(tx, room, MISSING, [HeldEvent("$held", room, "b", b"{}", 0)])
     tx.insert_many(t.room_aliases, ("alias", "room_nid", "creator_nid", "created_ts"), [(f"#a{room}:a", room, 1, 0)])
     tx.insert_many(
         t.room_stats, ("room_nid", "is_federated", "joined_members", "invited_members"), [(room, True, 1, 0)]
@@ -251,6 +263,7 @@ async def test_what_hangs_on_an_event_goes_with_it(database: Database) -> None: 
     assert {(4, 3), (3, 2)} == set(gone.pop("event_edges"))
     assert [3] == [row[0] for row in gone.pop("events")]
     assert [(104, 3, 1, 3, "join")] == gone.pop("membership_changes")
+    assert [(3, "$far", 1)] == gone.pop("missing_prevs")
     assert [3, 6] == [row[0] for row in gone.pop("relations")]
     assert [3, 6] == [row[0] for row in gone.pop("redactions")]
     assert ["3"] == [row[2] for row in gone.pop("transaction_ids")]
@@ -258,6 +271,18 @@ async def test_what_hangs_on_an_event_goes_with_it(database: Database) -> None: 
     assert {"state_group_refs"} == gone.keys()
     assert all(set(after[name]) <= set(rows) for name, rows in before.items() if name != "state_group_refs")
     assert [] == await database.read(lambda tx: count_refs(tx, 1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_fetched_and_builds_on_a_deleted_event_comes_after_a_gap_again(database: Database) -> None:  # noqa: F811
+    graph = line(1, 1, 5)
+    await database.write(graph.write)
+    block = [(1, 6, 1, 1)]
+    write, read = database.write, database.read
+    await write(lambda tx: tx.insert_many(f.history_blocks, ("room_nid", "top", "floor", "next_position"), block))
+    await write(lambda tx: tx.execute(update(t.room_tips).values(state_group=graph.events[1][0])))
+    await write(lambda tx: delete_events(tx, 1, [2, 3, 7]))
+    assert [(4, "$3", 1)] == await read(lambda tx: [tuple(row) for row in tx.all(select(f.missing_prevs))])
 
 
 @pytest.mark.parametrize("kind", ["extremity", "current state"])
@@ -295,6 +320,8 @@ async def test_a_room_is_deleted_in_parts_and_nothing_of_it_remains(database: Da
     assert calls >= len(graph.events) // 20
     left = await database.read(lambda tx: rows_of(tx, 1))
     assert dict.fromkeys(left, 0) == left
+    # There was something in every table to be deleted.
+    assert {name for name, count in neighbour.items() if not count} <= {"room_tips"}
     assert neighbour == await database.read(lambda tx: rows_of(tx, 2))
     assert [] == await database.read(lambda tx: count_refs(tx, 2))
     refs = await database.read(lambda tx: {row[0] for row in tx.all(select(t.state_group_refs.c.state_group))})
