@@ -594,7 +594,8 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     directory = Directory(store, clock, remote=made_by_service)
     access = RoomAccess(store, feed, door, base.timeline)
     backfill = base.links.backfill if base.links is not None else None
-    history = History(store, access, data.bundles, clock, ignored_users, backfill=backfill)
+    by_time = base.links.by_time if base.links is not None else None
+    history = History(store, access, data.bundles, clock, ignored_users, backfill=backfill, by_time=by_time)
     whole = base.links.whole if base.links is not None else None
     state = StateReads(store, feed, access, clock, whole=whole)
     Guests(store, door, feed, base.tasks)

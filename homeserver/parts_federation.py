@@ -47,6 +47,7 @@ from homeserver.model.ids import RoomAlias, RoomID, ServerName
 from homeserver.model.signing import SigningKey, VerifyKey
 from homeserver.rooms.backfill import Backfill
 from homeserver.rooms.door import Identity, RoomDoor
+from homeserver.rooms.elsewhere_by_time import ElsewhereByTime
 from homeserver.rooms.fetching import Fetching
 from homeserver.rooms.gaps import Gaps
 from homeserver.rooms.handshakes import Handshakes
@@ -111,6 +112,7 @@ class Links:
     held: Held
     receipt: Receipt
     backfill: Backfill
+    by_time: ElsewhereByTime
     others: OtherServers
 
     async def start(self) -> None:
@@ -209,6 +211,7 @@ def build_links(
     fetching = Fetching(store, inbound, client, clock, identity)
     remote_state = RemoteState(fetching, door)
     gaps = Gaps(fetching, remote_state, door, policy)
+    backfill = Backfill(store, fetching, remote_state, door, clock, tasks)
     held = Held(store, door, inbound, tasks, clock)
     receipt = Receipt(door, inbound, gaps, policy, held, outside, clock, server_name)
     completion = MemberCompletion(
@@ -254,7 +257,8 @@ def build_links(
         policy=policy,
         held=held,
         receipt=receipt,
-        backfill=Backfill(store, fetching, remote_state, door, clock, tasks),
+        backfill=backfill,
+        by_time=ElsewhereByTime(door, fetching, backfill),
         others=OtherServers(outside, joining, remote),
     )
 

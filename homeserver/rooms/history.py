@@ -30,6 +30,7 @@ from storage.store import Store
 
 from .access import RoomAccess, RoomView, Viewer
 from .backfill import READER_S, Backfill
+from .elsewhere_by_time import ElsewhereByTime
 from .rendering import Show, array, renderer
 
 DEFAULT_LIMIT: Final = 10
@@ -82,14 +83,16 @@ class History:
         clock: Clock,
         ignored_users: IgnoredUsers,
         backfill: Backfill | None = None,
+        by_time: ElsewhereByTime | None = None,
     ) -> None:
-        """`backfill` fetches what is missing here; None where nobody is asked."""
+        """`backfill` and `by_time` fetch what is missing here; None where nobody is asked."""
         self._store = store
         self._access = access
         self._bundles = bundles
         self._clock = clock
         self._ignored_users = ignored_users
         self._backfill = backfill
+        self._by_time = by_time
 
     # -- one event ---------------------------------------------------------------------------------------------------
 
@@ -320,6 +323,19 @@ class History:
     async def event_at(self, viewer: Viewer, room_id: RoomID, ts: int, *, backwards: bool) -> tuple[EventID, int]:
         """Return the ID and time of the visible event closest to a time in a direction, or raise NotFound."""
         view = await self._access.view(viewer, room_id)
+        found = await self._closest(view, ts, backwards)
+        if self._by_time is not None:
+            other = await self._closest(view, ts, not backwards)
+            below, above = (found, other) if backwards else (other, found)
+            if await self._by_time.fetch(room_id, ts, backwards=backwards, below=below, above=above, upto=view.upto):
+                found = await self._closest(view, ts, backwards)
+        if found is None:
+            direction = "backward" if backwards else "forward"
+            raise NotFound(f"Unable to find event from {ts} in {direction} direction")
+        return found.event_id, found.event.origin_server_ts
+
+    async def _closest(self, view: RoomView, ts: int, backwards: bool) -> StoredEvent | None:
+        """Return the visible event closest to a time in a direction, of those that are here."""
         for skip in range(0, MAX_SCANNED_BY_TIME, _BATCH):
             load = partial(
                 load_nids_by_time,
@@ -334,12 +350,10 @@ class History:
             found = await self._store.events.get(nids)
             visible = await see(self._store, view.reader, [found[nid] for nid in nids if nid in found])
             if visible:
-                event = visible[0].stored.event
-                return event.event_id, event.origin_server_ts
+                return visible[0].stored
             if len(nids) < _BATCH:
                 break
-        direction = "backward" if backwards else "forward"
-        raise NotFound(f"Unable to find event from {ts} in {direction} direction")
+        return None
 
 
 def _acceptor(chosen: RoomEventFilter, ignored: frozenset[str]) -> Callable[[StoredEvent], bool] | None:

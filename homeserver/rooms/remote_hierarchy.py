@@ -49,7 +49,7 @@ _RESTRICTED_RULES: Final = frozenset({"restricted", "knock_restricted"})
 
 @dataclass(frozen=True, slots=True)
 class RemoteRoom:
-    """A room as another server tells of it: a summary for clients, and `m.space.child` events, stripped and in order."""
+    """A room as another server tells of it: a summary for clients, and `m.space.child` events, stripped, in order."""
 
     room_id: RoomID
     summary: JsonObject
