@@ -244,6 +244,9 @@ class Joining:
         if accepted.is_partial:
             later_state = [] if accepted.members_omitted else accepted.later_state
             self._completion.start(room_id, version, join.event_id, accepted.servers, later_state, accepted.later_auth)
+        else:
+            # It may have been left before it was complete: nobody answered then.
+            self._completion.hurry(room_id)
         return stored
 
     async def _make_join(

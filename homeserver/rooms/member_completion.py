@@ -90,6 +90,7 @@ class MemberCompletion:
         self._silent = SilentServers(clock)
         self._running: dict[RoomID, Completion] = {}
         self._waiters: Waiters[RoomID] = Waiters(clock)
+        self._hurried: Waiters[RoomID] = Waiters(clock)
 
     async def resume(self) -> None:
         """Go on with the rooms that were partial when the server stopped; at its start."""
@@ -116,6 +117,10 @@ class MemberCompletion:
         completion = self._running[room_id] = Completion(room_id, version, join_id, servers)
         self._tasks.start(f"members of {room_id}", self._run(completion, later_state or [], later_auth or []))
 
+    def hurry(self, room_id: RoomID) -> None:
+        """Ask again at once, if the room waits for that: another server has just been of help."""
+        self._hurried.wake(room_id)
+
     async def completed(self, room_id: RoomID, timeout_s: float) -> bool:
         """Return whether all members of a room are known; wait for them so long. NotFound for an unknown room."""
         with self._waiters.expect(room_id) as expected:
@@ -136,9 +141,11 @@ class MemberCompletion:
             is_done = bool(state) and await self._try(completion, state, auth_chain)
             while not is_done:
                 completion.attempts += 1
-                if await self._fetch(completion):
-                    break
-                await self._clock.sleep(backoff.next_s())
+                with self._hurried.expect(room_id) as hurried:
+                    if await self._fetch(completion):
+                        break
+                    if await hurried.within(backoff.next_s()):
+                        backoff.reset()
                 is_done = not await self._is_partial(room_id)
             self._on_complete(room_id)
         finally:

@@ -357,3 +357,23 @@ async def test_room_that_was_left_is_joined_again_with_its_new_state(rooms: Room
     assert topic is not None
     assert "later" == topic.event.content["topic"]
     assert await is_complete(rooms, room)
+
+
+@pytest_twisted.ensureDeferred
+async def test_room_that_was_left_before_it_was_complete_is_completed_when_it_is_joined_again(
+    rooms: RoomServer,
+) -> None:
+    room = crowded("12")
+    residents = Residents(room)
+    residents.answers["get_state"] = residents.refuse(403, "M_FORBIDDEN")
+    here = JoiningServer(rooms, residents)
+    await here.membership.join(room.room_id, DAVE, servers=[A])
+    left = await rooms.leave(room.room_id, await rooms.user("dave"))
+    room.note(left)
+    await until(lambda: len([each for each in residents.asked if each[0] == "get_state"]) >= 3)
+    del residents.answers["get_state"]
+    room.join(UserID("@late:c.example"))
+    await here.membership.join(room.room_id, DAVE, servers=[A])
+    await until(lambda: is_complete(rooms, room), timeout_s=5.0)
+    assert 33 == await members(rooms, room)
+    await room.give(rooms, room.say(UserID("@late:c.example")))
