@@ -400,16 +400,22 @@ class World:
             self.drain(f"after {other.name} has come back")
 
     def _end_disagreement(self, server: SimulatedServer, creator: UserID) -> None:
-        """Ban who is in the room for some servers and not for others, so that a message can join both branches.
+        """Put out who is in the room for some servers and not for others, so that a message can join both branches.
 
-        Whose join others have soft-failed is in the room for their own server alone, with all that they said since:
-        no event of others will ever build on it. That is how soft failure is meant; it needs somebody to end it.
+        Whose join others have soft-failed is in the room for their own server alone, with all that they said since: no
+        event of others will ever build on it, and they send nothing to it if they see nobody of it in the room. That is
+        how soft failure is meant; it needs somebody to end it.
         """
         membership = server.parts.users.membership
         for user_id in [each for theirs in self.users for each in theirs if each != creator]:
-            views = {self.must(each, self._membership_at(each, user_id)) for each in self.servers}
-            if len(views - {None}) > 1:
-                self.done["disagreement ended"] += 1
+            views = {each.name: self.must(each, self._membership_at(each, user_id)) for each in self.servers}
+            if len(set(views.values()) - {None}) < 2:
+                continue
+            self.done["disagreement ended"] += 1
+            home = next(each for each in self.servers if each.name == user_id.server_name)
+            if views[home.name] == "join" and views[server.name] != "join":
+                self.must(home, home.parts.users.membership.leave(self.room_id, user_id))
+            else:
                 self.must(server, membership.ban(self.room_id, creator, user_id))
         self.drain("after those were banned whom not all saw in the room")
         for other in self.servers:
