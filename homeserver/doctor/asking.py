@@ -146,6 +146,11 @@ def errcode_of(answer: Answer) -> str:
     return errcode[:_MAX_TOLD_CHARACTERS] if isinstance(errcode, str) else ""
 
 
+def shown(value: object) -> str:
+    """Return a text that a server has sent, and of anything else only that it is none: it may be nested deeply."""
+    return value[:_MAX_TOLD_CHARACTERS] if isinstance(value, str) else "(no text)"
+
+
 def told(answer: Answer) -> str:
     """Return status and errcode or server software of an answer, for a sentence."""
     value = json_of(answer)

@@ -89,18 +89,24 @@ def _tell_unreachable(endpoint: Endpoint, patient: Patient, fault: Exception, fi
 
 
 def _judge(tools: Tools, endpoint: Endpoint, name: str, shown: Shown, findings: Findings) -> bool:
-    certificate = shown.certificate.to_cryptography()
+    try:
+        certificate = shown.certificate.to_cryptography()
+        ends, begins = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    except ValueError as fault:
+        findings.fault("TLS", f"The certificate at {endpoint} cannot be read: {fault}.", "Get another one.")
+        return False
     now = datetime.fromtimestamp(tools.clock.now_ms() / 1000, UTC)
-    left_s = (certificate.not_valid_after_utc - now).total_seconds()
+    left_s = (ends - now).total_seconds()
     days = int(left_s // _DAY_S)
     before = len(findings.all)
-    is_dated = left_s >= 0 and certificate.not_valid_before_utc <= now
+    is_dated = left_s >= 0 and begins <= now
     renew = "Renew it, and let the renewal reload the server (SIGHUP) or the proxy."
     if left_s < 0:
         findings.fault("TLS", f"The certificate at {endpoint} has expired {max(1, -days)} days ago.", renew)
     elif not is_dated:
-        begin = certificate.not_valid_before_utc.isoformat()
-        findings.fault("TLS", f"The certificate at {endpoint} is not valid before {begin}.", "Check the clock here.")
+        findings.fault(
+            "TLS", f"The certificate at {endpoint} is not valid before {begins.isoformat()}.", "Check the clock here."
+        )
     if not shown.is_named:
         findings.fault(
             "TLS",

@@ -15,7 +15,7 @@ from homeserver.model.server_keys import BadServerKeys, parse_server_keys
 from homeserver.model.signing import SigningKey
 from homeserver.runtime.outgoing import Answer, OutgoingFault
 
-from .asking import MAX_ANSWER_BYTES, Asker, Patient, Tools, errcode_of, json_of, reason_of, told
+from .asking import MAX_ANSWER_BYTES, Asker, Patient, Tools, errcode_of, json_of, reason_of, shown, told
 from .findings import Findings
 
 VERSION_PATH: Final = "/_matrix/federation/v1/version"
@@ -39,7 +39,7 @@ async def check_version(tools: Tools, patient: Patient, asker: Asker, findings: 
     wire = json_of(answer)
     server = wire.get("server") if isinstance(wire, dict) else None
     if answer.status == 200 and isinstance(server, dict):
-        findings.good("federation", f"{server.get('name')} {server.get('version')} answers there.")
+        findings.good("federation", f"{shown(server.get('name'))} {shown(server.get('version'))} answers there.")
         check_clock(tools, str(patient.name), answer, findings)
         _check_not_compressed(answer, findings)
         return True
@@ -73,7 +73,7 @@ async def check_keys(
         return
     named = wire.get("server_name")
     if named != patient.name:
-        text = f"The keys there are those of {named!r}, not of {patient.name}: another server answers."
+        text = f"The keys there are those of {shown(named)!r}, not of {patient.name}: another server answers."
         remedy = "Correct the server name in its configuration, or where well-known, SRV or the proxy lead."
         findings.fault("keys", text, remedy)
         return
@@ -130,7 +130,7 @@ def check_clock(tools: Tools, whose: str, answer: Answer, findings: Findings) ->
         return
     try:
         theirs_ms = int(parsedate_to_datetime(text).timestamp() * 1000)
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
         findings.warn("clock", f"The Date header of {whose} is no date: {text!r}.", "Let the proxy leave it alone.")
         return
     skew_s = (theirs_ms - tools.clock.now_ms()) / 1000

@@ -21,6 +21,7 @@ from homeserver.doctor.examination import examine
 from homeserver.doctor.findings import Findings, Level
 from homeserver.model.ids import ServerName
 from homeserver.model.signing import generate_signing_key, key_file_line
+from homeserver.runtime.tls import ReloadableTLS
 from tests.support.certificates import Authority
 from tests.support.federation import FederatedServer
 from tests.support.outgoing import PlayedNames, PortsElsewhere
@@ -69,6 +70,7 @@ class Outside:
             "server": {"name": "us.example.com", "data_dir": str(folder), "signing_key_path": str(key_path)},
             "federation": {"ca_files": [str(authority.ca_file)], "ip_range_allowlist": ["127.0.0.0/8"]},
         }
+        self.authority = authority
         self.names = PlayedNames({NAME: ["127.0.0.1"]})
         self.matrix = PlayedServer(Certified(authority, NAME), "127.0.0.1")  # type: ignore[arg-type]
         self.web = PlayedServer(Certified(authority, NAME), "127.0.0.1")  # type: ignore[arg-type]
@@ -90,6 +92,12 @@ class Outside:
     async def stop(self) -> None:
         await self.matrix.stop()
         await self.web.stop()
+
+    def listen_on_ipv6(self) -> Any:
+        """Let the Matrix server listen on ::1 too, and return the port."""
+        certificate, key = Certified(self.authority, NAME).certificate("")
+        tls = ReloadableTLS(certificate, key)
+        return reactor.listenSSL(self.matrix.port, self.matrix._site, tls, interface="::1")  # type: ignore[attr-defined]
 
     async def examine(self, name: str = NAME) -> Findings:
         config = Config.from_mapping(self.settings)
@@ -130,8 +138,3 @@ async def put_proxy_before(server: FederatedServer, authority: Authority, resour
     await proxy.front.start()
     await server.start()
     return proxy
-
-
-def real_reactor() -> Any:
-    """Return the reactor that tests run in."""
-    return reactor

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.error import CannotListenError
 
 from homeserver.doctor.certificates import SOON_DAYS
 from homeserver.doctor.findings import Findings, Level
@@ -88,9 +89,8 @@ async def test_broken_well_known_is_told_with_its_reason(outside: Outside, answe
 
 
 @pytest_twisted.ensureDeferred
-async def test_well_known_behind_a_certificate_for_another_name_is_a_fault(outside: Outside, tmp_path: Path) -> None:
-    authority = outside.web._authority._authority  # type: ignore[attr-defined]
-    other = PlayedServer(Certified(authority, "other.org"), "127.0.0.1")  # type: ignore[arg-type]
+async def test_well_known_behind_a_certificate_for_another_name_is_a_fault(outside: Outside) -> None:
+    other = PlayedServer(Certified(outside.authority, "other.org"), "127.0.0.1")  # type: ignore[arg-type]
     await other.start()
     outside.ports.ports[443] = other.port
     findings = await outside.examine()
@@ -233,6 +233,19 @@ async def test_ipv6_address_that_does_not_answer_is_a_fault(outside: Outside) ->
     assert [Level.FAULT] == [each.level for each in found] or "this machine has no IPv6" in found[0].text
 
 
+@pytest_twisted.ensureDeferred
+async def test_ipv6_address_that_answers_is_good(outside: Outside) -> None:
+    try:
+        six = outside.listen_on_ipv6()
+    except CannotListenError:
+        pytest.skip("this machine has no IPv6")
+    outside.settings["federation"]["ip_range_allowlist"].append("::1")
+    outside.names.known_addresses[NAME] = ["::1", "127.0.0.1"]
+    findings = await outside.examine()
+    await six.stopListening()
+    assert ([], [Level.GOOD]) == (faults(findings), _levels(findings, "IPv6"))
+
+
 # -- what answers ----------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +300,35 @@ async def test_refused_signature_is_a_fault(outside: Outside, status: int, check
     findings = await outside.examine()
     assert_fault(findings, check, fragment)
     assert all(line.isprintable() for line in findings.lines())
+
+
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "checks"),
+    [
+        pytest.param(f"{FEDERATION}/version", b'{"server":{"name":%s}}' % DEEP, [], id="version"),
+        pytest.param("/_matrix/key/v2/server", b'{"server_name":%s}' % DEEP, ["keys"], id="server name"),
+        pytest.param(f"{FEDERATION}/event/", b'{"errcode":%s,"error":%s}' % (DEEP, DEEP), [], id="error"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_nested_deeply_is_not_repeated(
+    outside: Outside, path: str, body: bytes, checks: list[str]
+) -> None:
+    outside.matrix.answers[path] = lambda request: body
+    findings = await outside.examine()
+    assert checks == [check for check, _ in faults(findings)]
+    assert "[[" not in "".join(findings.lines())
+
+
+@pytest.mark.parametrize("date", ["", "0", "Mon, 99 Foo 99999 99:99:99 GMT", "Thu, 01 Jan 0001 00:00:00 +2359", "é"])
+@pytest_twisted.ensureDeferred
+async def test_date_that_is_none_is_worth_a_warning(outside: Outside, date: str) -> None:
+    outside.matrix.answers[f"{FEDERATION}/version"] = lambda request: (200, {"server": {}}, {"Date": date})
+    findings = await outside.examine()
+    assert {Level.WARNING, Level.FAULT} & set(_levels(findings, "clock"))
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"<html>", {"server": 1}, (404, {}), (200, b"\x00" * 2_000_000)])
