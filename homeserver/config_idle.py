@@ -12,21 +12,13 @@ from pydantic import BaseModel
 
 from homeserver.config_source import Finding, Location
 
-_NO_FEDERATION: Final = "has no effect yet: this version does not talk to other servers"
 _NO_ADDRESSES: Final = "has no effect yet: this version does not know e-mail addresses and telephone numbers"
 
 IDLE: Final = {
-    "server.old_signing_keys": _NO_FEDERATION,
-    "server.key_refresh_interval_ms": _NO_FEDERATION,
-    "server.serve_server_wellknown": _NO_FEDERATION,
-    "rooms.public_rooms_over_federation": _NO_FEDERATION,
-    "profiles.lookup_over_federation": _NO_FEDERATION,
-    "limits.max_transaction_bytes": _NO_FEDERATION,
     "limits.max_event_bytes": "has no effect yet: events may be as large as the specification lets them",
     "limits.third_party_invites": _NO_ADDRESSES,
     "limits.third_party_validation": _NO_ADDRESSES,
     "limits.reports": "has no effect yet: this version takes no reports",
-    "limits.federation": _NO_FEDERATION,
     "turn": "has no effect yet: this version tells clients of no TURN servers",
     "metrics": "has no effect yet: this version has no metrics",
 }

@@ -257,7 +257,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, k
         ("push: {enabled: false}", 2, "push.enabled"),
         ("enable_metrics: true", 2, "enable_metrics"),
         ("turn_uris: [turn:a]", 2, "turn_uris"),
-        ("rc_joins: {remote: {per_second: 9}}", 2, "rc_joins.remote"),
+        ("rc_third_party_invite: {per_second: 9}", 2, "rc_third_party_invite"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
