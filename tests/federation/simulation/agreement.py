@@ -3,8 +3,9 @@
 Compared are, by event ID:
 
 - the forward extremities, the whole current state, and who is joined from where;
-- all events that have a place in the graph and are not rejected: every server has all of them, however they came
-  (sent, fetched for a gap, paged back to);
+- all events that the end of the graph builds on and that are not rejected: every server has all of them, however they
+  came (sent, fetched for a gap, paged back to). Where nobody builds on an event, it must be one that somebody has
+  soft-failed: such a branch may be known only to who was told of it;
 - of each of them: the state after it, and whether and by what it is redacted;
 - which events are rejected: an event that one rejects, nobody has accepted. Rejected ones need not be everywhere.
 
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from sqlalchemy import select
 
 from homeserver.model.ids import EventID, RoomID
@@ -60,6 +62,7 @@ class SeenEvent:
     is_placed: bool
     redacted_by: str | None
     state_after: frozenset[tuple[str, str, str]]
+    prev: tuple[str, ...]
     text: str
 
     @property
@@ -122,6 +125,7 @@ async def see(server: SimulatedServer, room_id: RoomID) -> Seen:
                 row[4] is not None,
                 ids.get(row[6]) if row[6] is not None else None,
                 shown.get(row[4], frozenset()),
+                tuple(orjson.loads(row[8])["prev_events"]),
                 f"{row[9]} {bytes(row[8])[:600]!r}",
             )
             for row in rows
@@ -146,19 +150,37 @@ def _events(seen: Mapping[str, Seen], sent: Sequence[EventID]) -> list[str]:
                 rejected[event.event_id].append(name)
             elif event.is_placed:
                 accepted[event.event_id].append(name)
+    counted = _before_the_end(seen)
     lost = [event_id for event_id in sent if event_id not in accepted]
     if lost:
         faults.append(f"{len(lost)} events that were sent are nowhere: {lost[:5]}")
     for event_id, there in sorted(accepted.items()):
+        copies = [room.events[event_id] for room in seen.values() if event_id in room.events]
+        if event_id not in counted and any(event.flags & Flag.SOFT_FAILED for event in copies):
+            continue
+        if event_id not in counted:
+            faults.append(f"nobody builds on {event_id}, which nobody has soft-failed: {copies[0].text}")
         if len(there) < len(seen):
             missing = [name for name in seen if name not in there]
-            text = next(room.events[event_id].text for room in seen.values() if event_id in room.events)
             how = {
                 name: seen[name].events[event_id].flags if event_id in seen[name].events else None for name in missing
             }
             by = f" (rejected by {rejected[event_id]})" if event_id in rejected else ""
-            faults.append(f"{event_id} is accepted by {there}, not by {how}{by}: {text}")
+            faults.append(f"{event_id} is accepted by {there}, not by {how}{by}: {copies[0].text}")
     return faults
+
+
+def _before_the_end(seen: Mapping[str, Seen]) -> set[str]:
+    """Return the ends of the graph and all events before them, of all servers."""
+    prevs = {event.event_id: event.prev for room in seen.values() for event in room.events.values()}
+    found: set[str] = set()
+    pending = [event_id for room in seen.values() for event_id in room.extremities]
+    while pending:
+        event_id = pending.pop()
+        if event_id not in found:
+            found.add(event_id)
+            pending.extend(prevs.get(event_id, ()))
+    return found
 
 
 def _details(seen: Mapping[str, Seen]) -> list[str]:
