@@ -154,6 +154,8 @@ class Summaries:
 
     async def is_here(self, room_id_or_alias: str) -> bool:
         """Tell whether a summary is made without asking another server; for what is neither as well."""
+        if self._remote is None:
+            return True
         try:
             if room_id_or_alias.startswith("#"):
                 return RoomAlias.parse(room_id_or_alias).server_name == self._server_name
