@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from homeserver.errors import (
     BadState,
     HomeserverError,
+    LimitExceeded,
     NotAllowed,
     NotFound,
     RemoteError,
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 TRY_FOR_S: Final = 90.0
 MAKE_JOIN_S: Final = 20.0
 SEND_JOIN_S: Final = 180.0
+# LIMIT: for so long a user waits for a room that is here, but not complete.
+COMPLETE_FOR_S: Final = 60.0
 
 PassGates = Callable[[RoomID, EventTemplate], Awaitable[EventTemplate]]
 """Asks the gates of the embedding application; raises GateDenied."""
@@ -182,6 +185,7 @@ class Joining:
     ) -> StoredEvent:
         template = EventTemplate("m.room.member", {**content, "membership": "join"}, user_id, user_id)
         content = (await self._pass_gates(room_id, template)).content
+        await self._require_complete(room_id)
         invite = await self._outside.find(room_id, user_id)
         inviter = [invite.sender.server_name] if invite is not None else []
         known = await self._known_servers(room_id)
@@ -203,6 +207,14 @@ class Joining:
             self._silent.forget(server)
             return stored
         raise refusals.error()
+
+    async def _require_complete(self, room_id: RoomID) -> None:
+        """Wait until the members of a room that this server is in are known; raise LimitExceeded if that takes long.
+
+        Whoever vouches for the join elsewhere may not be known here: it would be refused, by this server alone.
+        """
+        if await self.is_in(room_id) and not await self._completion.completed(room_id, COMPLETE_FOR_S):
+            raise LimitExceeded(30_000, "The room is not ready yet; try again later")
 
     async def _known_servers(self, room_id: RoomID) -> tuple[str, ...]:
         """Return the servers that were in the room when this one was, or are so still."""
