@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from homeserver.errors import LimitExceeded, NotFound
+from homeserver.errors import HomeserverError, LimitExceeded, NotFound
 from homeserver.model.event_json import dump_event
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.receipt_of_events import CheckedEvent, Dropped
@@ -162,13 +162,19 @@ class Held:
         if take_in is None:
             return
         for room_id in await self._store.database.read(lambda tx: load_rooms_held(tx, PARTIAL)):
-            await self.release(RoomID(room_id))
+            try:
+                await self.release(RoomID(room_id))
+            except HomeserverError as fault:
+                # Other rooms need not wait for what is wrong with this one.
+                logger.warning("What waits for %s could not be taken in: %s", room_id, fault)
         for room_id, due in (await self._store.database.read(lambda tx: load_due(tx, now_ms, PAGE))).items():
             try:
                 tip = await self._door.tip(RoomID(room_id))
+                await self._try(take_in, tip, due)
             except NotFound:
                 continue
-            await self._try(take_in, tip, due)
+            except HomeserverError as fault:
+                logger.warning("What lacks something in %s could not be taken in: %s", room_id, fault)
 
     async def _try(self, take_in: TakesIn, tip: RoomTip, held: Sequence[HeldEvent]) -> None:
         """Take in events that waited, by origin; what lacks something is put off, or given up."""
