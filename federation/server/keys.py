@@ -67,7 +67,8 @@ class KeysApi:
         """Return the routes."""
         return [
             Route("GET", "/_matrix/key/v2/server", self.get_server),
-            # Deprecated, and still asked by old servers: the key ID makes no difference.
+            # Deprecated, and still asked by old servers: the key ID makes no difference, and may be left out.
+            Route("GET", "/_matrix/key/v2/server/", self.get_server),
             Route("GET", "/_matrix/key/v2/server/{key_id}", self.get_server),
             Route("GET", "/_matrix/key/v2/query/{server_name}", self.get_query, cancel_when_gone=True),
             # Old servers name a key ID here too.

@@ -55,7 +55,9 @@ async def notary(ring_server: tuple[RingServer, Authority]) -> AsyncIterator[Not
         await played.stop()
 
 
-@pytest.mark.parametrize("path", ["/_matrix/key/v2/server", "/_matrix/key/v2/server/ed25519:any"])
+@pytest.mark.parametrize(
+    "path", ["/_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key/v2/server/ed25519:any"]
+)
 @pytest_twisted.ensureDeferred
 async def test_own_list_is_served(notary: NotaryServer, path: str) -> None:
     status, answer = await notary.ask("GET", path)
