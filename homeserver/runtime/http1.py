@@ -32,6 +32,7 @@ SMALL_BODY_BYTES: Final = 65_536
 _STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _HEADER: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 
 _IDLE, _HEAD, _FIXED, _UNTIL_CLOSE, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILERS, _ENDED = range(9)
@@ -70,6 +71,7 @@ class Connection(TwistedProtocol):
         self._left = 0
         self._interim = 0
         self._is_head_only = False
+        self._is_body_small = True
         self._has_answer_begun = False
         self._may_stay = False
         self._is_complete = False
@@ -136,6 +138,7 @@ class Connection(TwistedProtocol):
             raise RuntimeError("the connection is not free")
         self._receiver = receiver
         self._is_head_only = is_head_only
+        self._is_body_small = body is None or len(body) <= SMALL_BODY_BYTES
         self._has_answer_begun = self._may_stay = False
         self._interim = 0
         self._state = _HEAD
@@ -235,7 +238,10 @@ class Connection(TwistedProtocol):
                 raise BadAnswer("the answer does not come")
             return buffer[end + 4 :]
         connection = repeated.get("connection", "").lower()
-        self._may_stay = minor == 1 and "close" not in connection
+        # An error may come before the other side has read all of a large body; whether it still will is not known, and
+        # an answer to the rest of it would be taken for the next one.
+        is_read = status < 400 or self._is_body_small
+        self._may_stay = minor == 1 and "close" not in connection and is_read
         self._begin_body(status, headers, repeated)
         return buffer[end + 4 :]
 
@@ -289,6 +295,8 @@ class Connection(TwistedProtocol):
         elif not line:
             self._is_complete = True
         else:
+            if _TRAILER.fullmatch(line) is None:
+                raise BadAnswer("the answer has a malformed trailer")
             self._interim += 1
             if self._interim > MAX_HEADERS:
                 raise BadAnswer("the answer has too many trailers")

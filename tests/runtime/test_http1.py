@@ -112,6 +112,10 @@ def test_body_without_length_ends_with_the_connection() -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", id="long chunk"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1;" * 2000, id="chunk extension"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 300, id="trailers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\n\nHTTP/1.1 200\r\n\r\n",
+                     id="bare line feed in a trailer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHTTP/1.1 200 OK\r\n\r\n",
+                     id="an answer for a trailer"),
     ],
 )  # fmt: skip
 def test_answer_that_is_unclear_is_refused(wire: bytes) -> None:
@@ -119,6 +123,16 @@ def test_answer_that_is_unclear_is_refused(wire: bytes) -> None:
     connection.dataReceived(wire)
     assert BadAnswer is results[0].type
     assert not connection.is_free
+
+
+@pytest.mark.parametrize(("status", "size", "is_free"), [(200, 10**6, True), (413, 10**6, False), (413, 100, True)])
+def test_connection_is_not_kept_where_a_body_may_not_have_been_read(status: int, size: int, is_free: bool) -> None:
+    """What the other side makes of the rest of it would be taken for the next answer."""
+    connection = Connection()
+    connection.makeConnection(_Transport())  # type: ignore[no-untyped-call]
+    done = connection.exchange(b"PUT / HTTP/1.1\r\n\r\n", b"x" * size, _Gathered(), is_head_only=False)
+    connection.dataReceived(b"HTTP/1.1 %d Said\r\nContent-Length: 2\r\n\r\n{}" % status)
+    assert (True, is_free) == (done.called, connection.is_free)
 
 
 def test_bytes_behind_an_answer_belong_to_nobody() -> None:
