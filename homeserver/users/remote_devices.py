@@ -31,7 +31,7 @@ from homeserver.model.device_keys import (
     check_device_keys,
     is_device_id,
 )
-from homeserver.model.edu import parse_device_list_update, parse_signing_key_update
+from homeserver.model.edu import DeviceListUpdate, parse_device_list_update, parse_signing_key_update
 from homeserver.model.ids import UserID
 from homeserver.ports import RemoteServers
 from homeserver.runtime.lanes import Lanes
@@ -99,7 +99,7 @@ class RemoteDevices:
                 # Nobody here has the list; whoever follows the user hears that it changed.
                 storage.touch_list(tx, user_nid, position)
                 return False
-            if known.stream_id is not None and update.stream_id <= known.stream_id:
+            if known.stream_id is not None and _is_known(update, known.stream_id):
                 raise _Known
             follows = known.stream_id is not None and update.prev_ids and max(update.prev_ids) == known.stream_id
             is_full = keys is not None and storage.count_remote_devices(tx, user_nid, MAX_DEVICES) >= MAX_DEVICES
@@ -263,6 +263,11 @@ class RemoteDevices:
 
 class _Known(Exception):
     """The update is known already."""
+
+
+def _is_known(update: DeviceListUpdate, stream_id: int) -> bool:
+    # One that is behind and builds on nothing begins the list anew: its server has lost count.
+    return update.stream_id == stream_id or (update.stream_id < stream_id and bool(update.prev_ids))
 
 
 # -- what other servers answer ---------------------------------------------------------------------------------------

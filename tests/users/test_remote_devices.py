@@ -157,6 +157,24 @@ async def test_gap_fetches_the_list_once_at_a_time(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_list_that_begins_anew_is_fetched(world: World) -> None:
+    """The other server's numbers start again where its database was lost."""
+    world.elsewhere.stream_id = 700
+    await world.query()
+    await world.update(700, 1)
+    await until(lambda: not world.server.tasks.names)
+    world.elsewhere.asked.clear()
+    await world.update(700)
+    assert [] == world.elsewhere.asked
+    world.elsewhere.devices = {"E": Keys(BOB, "E").device(version=3)}
+    world.elsewhere.stream_id = 3
+    await world.update(3, device="E")
+    await until(lambda: not world.server.tasks.names)
+    await world.update(4, 3, device="E")
+    assert (4, ["devices"]) == (_version(await world.query(), "E"), world.elsewhere.asked)
+
+
+@pytest_twisted.ensureDeferred
 async def test_bad_updates_change_nothing(world: World) -> None:
     await world.query()
     await world.update(1, 1)
