@@ -23,6 +23,9 @@ from tests.support.rooms import SERVER, RoomServer
 
 from .test_shared_rooms import join
 
+# Whatever was taken in, the rooms that it leaves are sound.
+pytestmark = pytest.mark.usefixtures("sound_rooms")
+
 DAVE = UserID(f"@dave:{SERVER}")
 
 

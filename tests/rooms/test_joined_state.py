@@ -18,6 +18,9 @@ from tests.support.played_rooms import pdu
 from tests.support.residents import DAVE, JoiningServer, Residents, changed, crowded
 from tests.support.rooms import RoomServer
 
+# Whatever was taken in, the rooms that it leaves are sound.
+pytestmark = pytest.mark.usefixtures("sound_rooms")
+
 A = "a.example"
 
 

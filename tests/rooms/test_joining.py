@@ -27,6 +27,9 @@ from tests.support.played_server import until
 from tests.support.residents import DAVE, JoiningServer, Residents, changed, crowded
 from tests.support.rooms import SERVER, RoomServer
 
+# Whatever was taken in, the rooms that it leaves are sound.
+pytestmark = pytest.mark.usefixtures("sound_rooms")
+
 A = "a.example"
 EVE = UserID(f"@eve:{SERVER}")
 

@@ -27,6 +27,9 @@ from tests.support.elsewhere import ALICE, CAROL, Elsewhere, _key_of
 from tests.support.residents import DAVE, JoiningServer, Residents
 from tests.support.rooms import SERVER, RoomServer
 
+# Whatever was taken in, the rooms that it leaves are sound.
+pytestmark = pytest.mark.usefixtures("sound_rooms")
+
 A = "a.example"
 
 

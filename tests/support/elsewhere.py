@@ -28,7 +28,7 @@ from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, EventIDScheme
 from homeserver.model.signing import SigningKey, generate_signing_key, sign_event
 from storage.events import StoredEvent
 
-from .rooms import RoomServer
+from .rooms import SERVER, RoomServer
 
 ALICE: Final = UserID("@alice:a.example")
 BOB: Final = UserID("@bob:b.example")
@@ -38,13 +38,22 @@ START_MS: Final = 1_700_000_000_000
 
 @cache
 def _key_of(server_name: str) -> SigningKey:
-    return generate_signing_key(server_name.encode().ljust(32, b"\0")[:32], "test")
+    # That of the server under test is the one that it has.
+    seed = b"\x01" * 32 if server_name == SERVER else server_name.encode().ljust(32, b"\0")[:32]
+    return generate_signing_key(seed, "test")
 
 
 class Elsewhere:
     """The builder. `states` has the state after each event that counts; what is refused leaves it as it was before."""
 
-    def __init__(self, version: str = "12", name: str = "room", *, levels: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        version: str = "12",
+        name: str = "room",
+        *,
+        levels: Mapping[str, Any] | None = None,
+        creator: UserID = ALICE,
+    ) -> None:
         self.version = KNOWN_ROOM_VERSIONS[version]
         self.name = name
         self.events: list[Event] = []
@@ -54,14 +63,14 @@ class Elsewhere:
         self._numbers = count()
         content: dict[str, Any] = {"room_version": version, "org.example.name": name}
         if self.version.creator_in_content:
-            content["creator"] = ALICE
-        self.create = self.add("m.room.create", ALICE, content, "", prev=[], auth=[])
+            content["creator"] = creator
+        self.create = self.add("m.room.create", creator, content, "", prev=[], auth=[])
         self.room_id: RoomID = self.create.room_id
-        self.join(ALICE)
-        users = {} if self.version.privileged_creators else {str(ALICE): 100}
-        self.power = self.add("m.room.power_levels", ALICE, {"users": users, **(levels or {})}, "")
-        self.add("m.room.join_rules", ALICE, {"join_rule": "public"}, "")
-        self.add("m.room.history_visibility", ALICE, {"history_visibility": "shared"}, "")
+        self.join(creator)
+        users = {} if self.version.privileged_creators else {str(creator): 100}
+        self.power = self.add("m.room.power_levels", creator, {"users": users, **(levels or {})}, "")
+        self.add("m.room.join_rules", creator, {"join_rule": "public"}, "")
+        self.add("m.room.history_visibility", creator, {"history_visibility": "shared"}, "")
 
     @property
     def last(self) -> Event:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
+import pytest_twisted
+
 from homeserver.graph.check import check_room
 from homeserver.graph.event_checks import KnownKey
-from homeserver.graph.indexes import check_indexes
+from homeserver.graph.indexes import check_database, check_indexes
 from homeserver.graph.report import Report
-from storage.inspection import find_room
+from storage.inspection import find_room, list_rooms
 from storage.transaction import Transaction
 
 from .rooms import RoomServer
@@ -33,3 +37,22 @@ async def check_stored(server: RoomServer, room_id: str) -> Report:
 
     await server.store.database.read(check)
     return report
+
+
+async def assert_all_sound(server: RoomServer) -> None:
+    """Check all rooms, and what hangs on none."""
+    found: list[str] = []
+    for room in await server.store.database.read(list_rooms):
+        found += (await check_stored(server, room.room_id)).lines()
+    report = Report()
+    await server.store.database.read(lambda tx: check_database(tx, report))
+    found += report.lines()
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest_twisted.async_yield_fixture
+async def sound_rooms(rooms: RoomServer) -> AsyncIterator[None]:
+    """For `pytest.mark.usefixtures`: at the end of the test, every room that `rooms` has is sound."""
+    yield
+    await rooms.tasks.stop()
+    await assert_all_sound(rooms)
