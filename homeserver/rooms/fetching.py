@@ -15,13 +15,14 @@ from collections.abc import Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.errors import RemoteError, RemoteRefused, RemoteUnreachable
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.receipt_of_events import CheckedEvent, Received
 from homeserver.ports import PDU, RemoteServers
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.gathering import gather
 from storage.events import StoredEvent
 from storage.outliers import FoundEvent, find_events
 from storage.store import Store
@@ -193,7 +194,7 @@ class Fetching:
                 if checked is not None:
                     found[event_id] = checked
 
-        await gatherResults([Deferred.fromCoroutine(work()) for _ in range(_AT_ONCE)], consumeErrors=True)
+        await gather(work() for _ in range(_AT_ONCE))
         return found
 
     async def _event(self, tip: RoomTip, origin: str, event_id: EventID, servers: Sequence[str]) -> CheckedEvent | None:

@@ -21,7 +21,6 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 import orjson
-from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import BadIdentifier, BadJson
 from homeserver.model.canonical_json import parse_exactly
@@ -32,6 +31,7 @@ from homeserver.model.receipt_of_events import CheckedEvent, Dropped, Received, 
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.server_keys import MAX_TS, ServerKey, ServerKeys
 from homeserver.ports import PDU, KeySource
+from homeserver.runtime.gathering import gather
 from homeserver.runtime.threads import Worker
 
 from .door import Identity
@@ -136,8 +136,7 @@ class Inbound:
                 part = items[number * SLICE : (number + 1) * SLICE]
                 outcomes[number] = await self._threads.run(_all, step, part)
 
-        workers = [Deferred.fromCoroutine(work(numbers)) for _ in range(_AT_ONCE)]
-        await gatherResults(workers, consumeErrors=True)
+        await gather(work(numbers) for _ in range(_AT_ONCE))
         return [outcome for part in outcomes for outcome in part]
 
 

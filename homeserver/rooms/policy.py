@@ -18,8 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, gatherResults
-
 from homeserver.errors import LimitExceeded, NotAllowed, RemoteError, RemoteRefused, TooLarge
 from homeserver.model.event import MAX_PDU_BYTES, Event
 from homeserver.model.event_format import event_from_wire
@@ -30,6 +28,7 @@ from homeserver.model.receipt_of_events import CheckedEvent
 from homeserver.model.signing import BadKey, BadSignature, VerifyKey, signature_in
 from homeserver.ports import RemoteServers
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.gathering import gather
 
 from .door import RoomDoor
 from .fetching import within
@@ -116,7 +115,7 @@ class PolicyServers:
                 else:
                     reviewed[number] = signed
 
-        await gatherResults([Deferred.fromCoroutine(work()) for _ in range(_AT_ONCE)], consumeErrors=True)
+        await gather(work() for _ in range(_AT_ONCE))
         return reviewed, frozenset(unwanted)
 
     async def _reviewed(self, tip: RoomTip, policy: PolicyServer, checked: CheckedEvent) -> CheckedEvent | None:

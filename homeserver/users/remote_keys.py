@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import MatrixError, RemoteError
 from homeserver.model.canonical_json import JsonObject
@@ -25,6 +24,7 @@ from homeserver.model.device_keys import (
     read_one_time_keys,
 )
 from homeserver.ports import RemoteServers
+from homeserver.runtime.gathering import gather
 from storage import device_keys as keys_storage
 from storage import device_lists as storage
 from storage.store import Store
@@ -131,9 +131,7 @@ class RemoteKeys:
                         "error": "The server could not be asked",
                     }
 
-        workers = [Deferred.fromCoroutine(work()) for _ in range(min(_AT_ONCE, len(servers)))]
-        if workers:
-            await gatherResults(workers, consumeErrors=True)
+        await gather(work() for _ in range(min(_AT_ONCE, len(servers))))
 
 
 def _show(answer: RemoteAnswer, user: str, known: RemoteList, device_ids: Sequence[str]) -> None:

@@ -545,7 +545,7 @@ class StrictChannel(http.HTTPChannel):
         self.requests.remove(request)
         self._handlingRequest = False
         if not self.persistent:
-            self._close_gently() if self._is_discarding else self._close()
+            self._close_gently() if self._is_discarding else self.close()
             return
         self.deadline = self.site.seconds() + self.site.options.idle_timeout_s
         if len(self._unread) > _READ_AHEAD_BYTES and not self._waitingForTransport:
@@ -605,7 +605,8 @@ class StrictChannel(http.HTTPChannel):
         if half_close is not None and self._is_plain:
             half_close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the connection when all is written, whatever still comes."""
         self._stop_reading()
         self._is_closing = True
         self.deadline = self.site.seconds() + _ABORT_S
@@ -617,7 +618,7 @@ class StrictChannel(http.HTTPChannel):
             self.deadline = _NEVER
             self.transport.abortConnection()
         else:
-            self._close()
+            self.close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
@@ -674,7 +675,7 @@ class WebSite(Site):
             if channel.requests:
                 channel.persistent = False
             else:
-                channel.transport.loseConnection()
+                channel.close()
         self._stop_sweeping()
 
     def _sweep(self) -> None:

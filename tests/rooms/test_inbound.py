@@ -13,11 +13,13 @@ import orjson
 import pytest
 import pytest_twisted
 
+from homeserver.errors import StorageUnavailable
 from homeserver.model.canonical_json import encode_canonical
 from homeserver.model.event import MAX_PDU_BYTES
 from homeserver.model.hashing import with_content_hash
-from homeserver.model.ids import UserID
+from homeserver.model.ids import RoomID, UserID
 from homeserver.model.receipt_of_events import CheckedEvent, Dropped
+from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.server_keys import ServerKey, ServerKeys
 from homeserver.model.signing import generate_signing_key, sign_event
 from homeserver.rooms.door import Identity
@@ -53,6 +55,19 @@ def raw(event: Any) -> bytes:
 
 def gate(keys: Keys | None = None) -> Inbound:
     return Inbound(keys or Keys(), InlineThreads(), OURS)
+
+
+@pytest_twisted.ensureDeferred
+async def test_trouble_of_our_own_is_raised_as_such() -> None:
+    """It is not the fault of the events: who sent them comes again."""
+
+    class Stopped:
+        def run(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            raise StorageUnavailable("the server is stopping")
+
+    inbound = Inbound(Keys(), Stopped(), OURS)
+    with pytest.raises(StorageUnavailable):
+        await inbound.read(ROOM_VERSIONS["11"], RoomID("!room:a.example"), [b"{}"] * SLICE)
 
 
 @VERSIONS

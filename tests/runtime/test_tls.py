@@ -21,7 +21,7 @@ from homeserver.errors import Misconfigured
 from homeserver.runtime.tls import ReloadableTLS
 from homeserver.web.json_resource import JsonResource
 from homeserver.web.request import WebRequest
-from homeserver.web.response import FileResponse
+from homeserver.web.response import FileResponse, Response
 from homeserver.web.router import Route, Router
 from homeserver.web.site import make_site
 
@@ -110,3 +110,42 @@ def test_a_door_behind_tls_uses_the_new_certificate_after_a_reload(tmp_path: Pat
     yield plain.stopListening()
     yield secure.stopListening()
     site.close_idle()
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_stopped_door_answers_nothing_more_on_connections_that_were_kept(tmp_path: Path) -> Any:
+    """Behind TLS a connection is closed only when nothing produces for it any more."""
+    from twisted.internet import reactor
+
+    asked = []
+
+    async def answer(_: WebRequest) -> Response:
+        asked.append(1)
+        return Response(200, b"{}")
+
+    site = make_site(JsonResource(Router([Route("GET", "/it", answer)])), reactor)  # type: ignore[arg-type]
+    secure = reactor.listenSSL(  # type: ignore[attr-defined]
+        0, site, ReloadableTLS(*write_certificate(tmp_path, "one")), interface="127.0.0.1"
+    )
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def connect_and_ask(port: int) -> ssl.SSLSocket:
+        secured = context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10))
+        assert ask(secured).startswith(b"HTTP/1.1 200")
+        return secured
+
+    def ask(secured: ssl.SSLSocket) -> bytes:
+        try:
+            secured.sendall(b"GET /it HTTP/1.1\r\nHost: a\r\n\r\n")
+            return secured.recv(65_536)
+        except OSError:
+            return b""
+
+    secured = yield deferToThread(connect_and_ask, secure.getHost().port)
+    yield secure.stopListening()
+    site.close_idle()
+    rest = yield deferToThread(ask, secured)
+    secured.close()
+    assert b"" == rest
+    assert [1] == asked
