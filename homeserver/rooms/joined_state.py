@@ -30,7 +30,7 @@ from homeserver.model.ids import EventID, ServerName, server_name_of
 from homeserver.model.judgement import Verdict, judge_outlier, judge_remote
 from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.model.room_summary import HERO_COUNT
-from homeserver.model.room_versions import RoomVersion
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from homeserver.ports import PDU, SendJoinAnswer
 from homeserver.runtime.threads import Worker
 
@@ -299,7 +299,8 @@ def _create_event(
         raise RemoteProtocolError(server, "the state has not one create event")
     create = found[0].event
     # Spec: `m.room.create`, `room_version`: "Defaults to "1" if the key does not exist."
-    if create.content.get("room_version", "1") != version.identifier:
+    claimed = create.content.get("room_version", "1")
+    if not isinstance(claimed, str) or KNOWN_ROOM_VERSIONS.get(claimed) is not version:
         raise RemoteProtocolError(server, "the room has another version than the template was for")
     if create.room_id != join.room_id:
         raise RemoteProtocolError(server, "the create event is that of another room")

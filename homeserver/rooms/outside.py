@@ -21,7 +21,7 @@ from homeserver.model.canonical_json import JsonObject
 from homeserver.model.event import Event
 from homeserver.model.ids import RoomID, UserID, server_name_of
 from homeserver.model.receipt_of_events import CheckedEvent
-from homeserver.model.room_versions import RoomVersion, get_room_version
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion, get_room_version
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from storage.outliers import NewOutlier, ensure_room, find_events, find_room, store_outliers
@@ -110,7 +110,7 @@ class OutsideRooms:
 
             def write(tx: Any) -> tuple[int, int]:
                 room_nid, known = ensure_room(tx, new_room_nid, room_id, version.identifier, now_ms)
-                if known != version.identifier:
+                if KNOWN_ROOM_VERSIONS.get(known) is not version:
                     raise BadState(f"the room is known with the version {known}, not {version.identifier}")
                 found = find_events(tx, [event.event_id]).get(event.event_id)
                 if found is not None and (found.room_nid != room_nid or found.is_placed):

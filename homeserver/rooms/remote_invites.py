@@ -28,7 +28,7 @@ from homeserver.model.event_format import check_key_size, event_from_wire, room_
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.judgement import judge_local
 from homeserver.model.receipt_of_events import CheckedEvent, Dropped, read_received, trust_own
-from homeserver.model.room_versions import ROOM_VERSIONS, V1, RoomVersion
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, ROOM_VERSIONS, V1, RoomVersion
 from homeserver.model.signing import sign_event
 from homeserver.ports import PDU
 from storage.events import HIDDEN
@@ -188,7 +188,7 @@ class RemoteInvites:
             stripped = _stripped(shown, invite.room_id)
         by_key = {(each["type"], each["state_key"]): each for each in reversed(stripped)}
         create = by_key.get(CREATE)
-        if create is not None and create["content"].get("room_version", V1.identifier) != version.identifier:
+        if create is not None and KNOWN_ROOM_VERSIONS.get(_version_in(create)) is not version:
             raise InvalidParam("The create event has another room version than the invite")
         stripped = list(reversed(by_key.values()))
         if len(dump_exactly(stripped)) > MAX_SHOWN_BYTES:
@@ -240,9 +240,13 @@ def _claimed_version(shown: object) -> str:
     """Return which of the first two room versions a create event says; they have one event format."""
     for each in shown[:MAX_SHOWN] if isinstance(shown, list) else ():
         if isinstance(each, dict) and each.get("type") == CREATE[0] and isinstance(each.get("content"), dict):
-            version = each["content"].get("room_version", V1.identifier)
-            return version if isinstance(version, str) else V1.identifier
+            return _version_in(each)
     return V1.identifier
+
+
+def _version_in(create: JsonObject) -> str:
+    version = create["content"].get("room_version", V1.identifier)
+    return version if isinstance(version, str) else V1.identifier
 
 
 def _stripped(shown: Sequence[object], room_id: RoomID) -> list[JsonObject]:

@@ -17,7 +17,7 @@ from homeserver.errors import AuthRuleBroken, BadState, HomeserverError
 from homeserver.feed.feed import Feed
 from homeserver.model.ids import EventID, RoomID, UserID, server_name_of
 from homeserver.model.receipt_of_events import CheckedEvent
-from homeserver.model.room_versions import RoomVersion
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.lanes import Lanes
 from storage.events import LookAhead, StoredEvent
@@ -115,7 +115,7 @@ class SharedRooms:
         room_nid, stored_version = await self._store.database.write(
             lambda tx: ensure_room(tx, new_nid, room_id, version.identifier, now_ms)
         )
-        if stored_version != version.identifier:
+        if KNOWN_ROOM_VERSIONS.get(stored_version) is not version:
             raise BadState(f"the room is known with the version {stored_version}, not {version.identifier}")
         frame = RoomFrame(room_id, room_nid, version, create)
         kept: dict[EventID, Outcome] = {}
