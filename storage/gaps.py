@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from homeserver.model.ids import EventID
 
@@ -72,6 +72,16 @@ def load_gaps(tx: Transaction, room_nid: int, upto: int | None, limit: int) -> l
         for nid, prev_id in tx.all(found):
             missing.setdefault(nid, []).append(EventID(prev_id))
     return [Gap(EventID(row[0]), row[1], tuple(missing.get(row[2], ()))) for row in rows]
+
+
+def find_newest_gap(tx: Transaction, room_nid: int, after: int, upto: int) -> int | None:
+    """Return the position of the newest edge of a gap at after < position <= `upto`."""
+    found: int | None = tx.scalar(
+        select(func.max(events.c.position))
+        .join(missing_prevs, missing_prevs.c.event_nid == events.c.event_nid)
+        .where(missing_prevs.c.room_nid == room_nid, events.c.position > after, events.c.position <= upto)
+    )
+    return found
 
 
 def take_positions(tx: Transaction, room_nid: int, position: int, count: int) -> tuple[int, int] | None:

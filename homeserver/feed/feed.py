@@ -77,6 +77,8 @@ class Publication:
     redacted_nids: tuple[int, ...] = ()
     # The servers that the event has to be sent to.
     destinations: tuple[str, ...] = ()
+    # What it builds on is not all here.
+    is_after_gap: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +89,8 @@ class RoomFeed:
     room_nid: int
     floor: int
     recent: deque[StoredEvent] = field(default_factory=deque)
+    # The positions over `floor` of events before which there is, or was, a gap.
+    gaps: tuple[int, ...] = ()
     listeners: set[UserFeed] = field(default_factory=set)
     joined_members: int | None = None
     # What `feed.summary` keeps of the room until what it tells changes, and the position where it did last.
@@ -195,6 +199,8 @@ class Feed:
         if isinstance(relates_to, dict):
             self._relate(room, relates_to.get("event_id"))
         room.recent.append(stored)
+        if publication.is_after_gap:
+            room.gaps = (*(each for each in room.gaps if each > room.floor), position)
         self._order.append((room, stored.size))
         self._order_bytes += stored.size
         if len(room.recent) > MAX_RECENT_IN_ROOM:

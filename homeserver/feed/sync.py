@@ -386,7 +386,7 @@ class Sync:
                 return chosen.matches_event(event.type, event.sender, room_id, event.content)
 
         limit = chosen.limit if chosen.limit is not None else DEFAULT_LIMIT
-        events, room.is_limited = await self._timeline.window(
+        events, room.is_limited = await self._timeline.window_after_gap(
             room_id, room.place.room_nid, after=room.after, upto=room.upto, limit=limit, accept=accept
         )
         is_joined = not room.is_left

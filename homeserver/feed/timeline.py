@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from homeserver.model.ids import RoomID
 from storage.events import HIDDEN, StoredEvent, timeline_after, timeline_before
+from storage.gaps import find_newest_gap
 from storage.store import Store
 from storage.tables.rooms import events as events_table
 from storage.transaction import Transaction
@@ -65,6 +66,26 @@ class Timeline:
         is_limited = len(found) > limit_found
         return found[:limit_found][::-1], is_limited
 
+    async def window_after_gap(
+        self,
+        room_id: RoomID,
+        room_nid: int,
+        *,
+        upto: int,
+        limit: int,
+        after: int | None = None,
+        accept: Callable[[StoredEvent], bool] | None = None,
+    ) -> tuple[list[StoredEvent], bool]:
+        """Do as `window`, but begin with an event whose prev events are not all here: before that there may be more."""
+        found, is_limited = await self.window(room_id, room_nid, upto=upto, limit=limit, after=after, accept=accept)
+        low = after or 0
+        if is_limited:
+            low = (found[0].position or 0) - 1 if found else upto
+        gap = await self._newest_gap(room_id, room_nid, low, upto)
+        if gap is None:
+            return found, is_limited
+        return [stored for stored in found if (stored.position or 0) >= gap], True
+
     async def page(
         self, room_nid: int, *, start: int, limit: int, backwards: bool, stop: int | None = None
     ) -> list[StoredEvent]:
@@ -84,6 +105,18 @@ class Timeline:
                 if (stored.position or 0) <= position and stored.room_group is not None:
                     return stored.room_group
         return await self._store.database.read(lambda tx: load_state_group_at(tx, room_nid, position))
+
+    async def _newest_gap(self, room_id: RoomID, room_nid: int, after: int, upto: int) -> int | None:
+        """Return the position of the newest event at after < position <= `upto` before which something is not here."""
+        room = self._feed.find_room(room_id)
+        if room is not None:
+            newest = max((each for each in room.gaps if after < each <= upto), default=None)
+            if newest is not None or room.floor <= after:
+                return newest
+            upto = min(upto, room.floor)
+        if upto <= after:
+            return None
+        return await self._store.database.read(lambda tx: find_newest_gap(tx, room_nid, after, upto))
 
     async def _before(
         self, room_id: RoomID, room_nid: int, cursor: int, count: int, after: int | None

@@ -110,6 +110,7 @@ class Commit:
                     redacted=tuple(redacted),
                     redacted_nids=step.redaction.nids if step.redaction is not None else (),
                     destinations=step.append.destinations,
+                    is_after_gap=step.append.gap is not None,
                 )
             )
         finally:
