@@ -123,13 +123,14 @@ class RemoteHierarchy:
             self._server_name, (name for name in via if isinstance(name, str)), server_of_room(room_id)
         )
         for server in candidates[:MAX_SERVERS]:
-            if budget.is_spent:
-                break
-            budget.take()
+            key = (str(server), room_id, suggested_only)
+            # What is at hand costs nothing: pages further on walk the same way again.
+            if not self._asked.has(key):
+                if budget.is_spent:
+                    break
+                budget.take()
             try:
-                return await self._asked.get(
-                    (server, room_id, suggested_only), self._question(server, room_id, suggested_only)
-                )
+                return await self._asked.get(key, self._question(server, room_id, suggested_only))
             except (RemoteError, LimitExceeded) as fault:
                 logger.info("%s was not told about: %s", room_id, fault)
         return None

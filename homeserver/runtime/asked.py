@@ -77,6 +77,11 @@ class Asked(Generic[Key, Value]):
             self._tasks.start(f"ask for {self._name}", self._ask(key, ask))
         return _given(await answered)
 
+    def has(self, key: Key) -> bool:
+        """Tell whether an answer is at hand, be it a refusal."""
+        kept = self._kept.get(key)
+        return kept is not None and kept[0] > self._clock.monotonic()
+
     def __len__(self) -> int:
         """Return how many answers are kept."""
         return len(self._kept)

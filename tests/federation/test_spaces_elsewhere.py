@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 import pytest_twisted
@@ -166,6 +166,34 @@ async def test_an_endless_tree_costs_a_bounded_number_of_questions(sqlite_federa
     rooms = await tree(bob, top, limit=100, max_depth=20)
     assert "top" == rooms[0]["name"] and len(rooms) <= MAX_QUESTIONS + 1
     assert len(remote.asked(HIERARCHY)) <= MAX_QUESTIONS
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wide_tree_is_walked_to_its_end_page_by_page(sqlite_federation: Federation) -> None:
+    (one,) = await sqlite_federation.start(1)
+    remote = await sqlite_federation.play()
+    bob = await one.register("bob")
+    top = await bob.create_room(name="top", **SPACE)
+    count = 2 * MAX_QUESTIONS + 5
+    wanted = [f"!{number}:{remote.name}" for number in range(count)]
+    for room_id in wanted:
+        await add_child(bob, top, room_id, remote.name)
+    remote.answers[HIERARCHY] = lambda request: {
+        "room": told(unquote(request.path[len(HIERARCHY) :]), "more", []),
+        "children": [],
+        "inaccessible_children": [],
+    }
+    path = f"/_matrix/client/v1/rooms/{quote(top, safe='')}/hierarchy"
+    found: list[str] = []
+    token: dict[str, str] = {}
+    for _ in range(10):
+        page = await bob.call("GET", path, limit=100, **token)
+        found += [room["room_id"] for room in page["rooms"]]
+        if "next_batch" not in page:
+            break
+        token = {"from": page["next_batch"]}
+    assert sorted([top, *wanted]) == sorted(found)
+    assert count == len(remote.asked(HIERARCHY))
 
 
 @pytest_twisted.ensureDeferred
