@@ -37,6 +37,7 @@ class Sides:
         self.sennit: FederatedServer = self.federation.make(
             server={"name": f"{address}:{self.wire.port}"},
             federation={"device_names_over_federation": True},
+            rooms={"public_rooms_over_federation": True},
         )
         # Its URL stays that behind the wire, for clients.
         self.sennit.name = f"{address}:{self.wire.port}"
