@@ -269,6 +269,15 @@ class Feed:
             room = RoomFeed(room_id, room_nid, position)
         self._change_member(room, member, position)
 
+    def renumber_member(self, user_id: str, room_id: RoomID, old_nid: int, nid: int) -> None:
+        """The event of a user's membership, known from outside the room, has another number now."""
+        user, loading = self._users.get(user_id), self._loading.get(user_id)
+        place = user.rooms.get(room_id) if user is not None else None
+        if place is not None and place.nid == old_nid:
+            place.nid = nid
+        if loading is not None:
+            loading.change()
+
     def renew_room(self, room_id: RoomID, position: int) -> None:
         """The members of a room have become known: whoever is in it is told of the room as if just joined."""
         for loading in self._loading.values():

@@ -9,7 +9,7 @@ Spec: server-server API, "Checks performed on receipt of a PDU", 4; "Joining Roo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import BadJson, HomeserverError
@@ -56,8 +56,12 @@ Outcome = KeptEvent | MissingEvents | HomeserverError
 class Outliers:
     """Stores outliers of a room; used in its lane."""
 
-    def __init__(self, store: Store, tips: Tips, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, tips: Tips, clock: Clock, *, on_renumbered: Callable[[str, RoomID, int, int], None]
+    ) -> None:
+        """`on_renumbered` is told whose member event has another number now, in which room, the old and the new one."""
         self._store = store
+        self._on_renumbered = on_renumbered
         self._tips = tips
         self._clock = clock
 
@@ -126,6 +130,9 @@ class Outliers:
             now_ms, room_nid = self._clock.now_ms(), room.room_nid
             await self._store.database.write(lambda tx: store_outliers(tx, room_nid, now_ms, rows))
             self._store.events.drop(row.old_nid for row in rows if row.old_nid is not None)
+            for row in rows:
+                if row.old_nid is not None and row.event.type == "m.room.member":
+                    self._on_renumbered(row.event.state_key or "", room.room_id, row.old_nid, row.nid)
         return outcomes
 
     async def _load(self, nids: Collection[int]) -> dict[EventID, Event]:

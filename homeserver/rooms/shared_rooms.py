@@ -71,7 +71,7 @@ class SharedRooms:
         self._receiving = receiving
         self._commit = commit
         self._server_name = server_name
-        self._outliers = Outliers(store, tips, clock)
+        self._outliers = Outliers(store, tips, clock, on_renumbered=feed.renumber_member)
         self._completing: dict[RoomID, _Completion] = {}
 
     async def keep(self, room_id: RoomID, events: Sequence[CheckedEvent]) -> dict[EventID, Outcome]:
