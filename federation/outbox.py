@@ -45,6 +45,9 @@ MAX_PLACES: Final = 200_000
 MAX_BYTES: Final = 64 * 1024**2
 # LIMIT: transactions under way.
 MAX_RUNNING: Final = 300
+# LIMIT: of these, to servers that were never sent anything. Anybody can say that thousands of servers are in a room;
+# names that lead nowhere must not take the turns of those that are there.
+MAX_STRANGERS: Final = 100
 # How often it is looked whether a server that failed may be tried again.
 SWEEP_S: Final = 2.0
 # After trouble of our own, and how long a server that answers but takes nothing is left alone: at first, and at most.
@@ -103,8 +106,10 @@ class Outbox:
         self._catch_up = CatchUp(store, server_name)
         self._queues: dict[str, Queue] = {}
         self._waiting: deque[Queue] = deque()
+        self._strangers: deque[Queue] = deque()
         self._is_draining = False
         self._running = 0
+        self._running_strangers: set[str] = set()
         # Those whose server cannot be reached.
         self._paused: dict[str, Queue] = {}
         self._sweep_timer: Any = None
@@ -253,7 +258,8 @@ class Outbox:
         if queue.is_running or queue.is_waiting or self._is_stopped or queue.name in self._paused:
             return
         queue.is_waiting = True
-        self._waiting.append(queue)
+        is_known = self._destinations.sent_position(queue.name) > 0
+        (self._waiting if is_known else self._strangers).append(queue)
         self._drain_later()
 
     def _drain_later(self) -> None:
@@ -262,8 +268,14 @@ class Outbox:
             self._clock.call_later(0, self._drain)
 
     def _drain(self) -> None:
-        while self._waiting and self._running < MAX_RUNNING and not self._is_stopped:
-            queue = self._waiting.popleft()
+        while self._running < MAX_RUNNING and not self._is_stopped:
+            if self._waiting:
+                queue = self._waiting.popleft()
+            elif self._strangers and len(self._running_strangers) < MAX_STRANGERS:
+                queue = self._strangers.popleft()
+                self._running_strangers.add(queue.name)
+            else:
+                break
             queue.is_waiting = False
             queue.is_running = True
             self._running += 1
@@ -324,12 +336,13 @@ class Outbox:
     def _end(self, queue: Queue) -> None:
         queue.is_running = False
         self._running -= 1
+        self._running_strangers.discard(queue.name)
         if not queue.is_idle:
             self._ready(queue)
         elif not queue.set_aside:
             # Thousands of servers that have everything cost nothing.
             self._queues.pop(queue.name, None)
-        if self._waiting and not self._is_stopped:
+        if (self._waiting or self._strangers) and not self._is_stopped:
             self._drain_later()
 
     async def _read_missed(self, queue: Queue) -> None:

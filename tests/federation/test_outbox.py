@@ -370,5 +370,26 @@ async def test_thousands_of_servers_without_news_cost_neither_memory_nor_timers(
     assert (timers, tasks) == (len(rooms.clock.twisted.calls), len(rooms.tasks.names))
 
 
+@pytest_twisted.ensureDeferred
+async def test_thousands_of_strangers_take_no_turns_of_servers_that_are_there(rooms: RoomServer) -> None:  # noqa: F811
+    """Anybody can make a room that names that lead nowhere are said to be in."""
+    sending = await Sending.start(rooms)
+    room = await sending.shared_room()
+    await say_all(sending, room.room_id, "1")
+    await sending.settle()
+    sending.wire.is_gated = True
+    sending.outbox.send([f"s{number}.invalid" for number in range(1_000)], "m.typing", {"n": 1})
+    await sending.settle()
+    await say_all(sending, room.room_id, "2")
+    await sending.settle()
+    running = [name for name in rooms.tasks.names if name.startswith("send to ")]
+    assert f"send to {A}" in running
+    assert outbox.MAX_STRANGERS + 1 == len(running)
+    sending.wire.open()
+    await sending.settle(100)
+    assert ["1", "2"] == sending.wire.bodies(A)
+    assert {} == sending.outbox.waiting
+
+
 def test_the_members_of_the_rooms_are_named_as_in_the_tests() -> None:
     assert (A, B) == (ALICE.server_name, BOB.server_name)
