@@ -22,7 +22,7 @@ __all__ = ["sqlite_federation"]
 TABLE = Path(__file__).with_name("endpoints.tsv")
 
 # Of earlier versions of the spec.
-OLD = {("GET", "/_matrix/key/v2/query/{}/{}")}
+OLD = {("GET", "/_matrix/key/v2/query/{}/{}"), ("GET", "/_matrix/key/v2/server/")}
 
 
 @dataclass(frozen=True, slots=True)
