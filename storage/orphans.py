@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Table, and_, func, select
 
+from .tables import federation_rooms as f
 from .tables import rooms as t
+from .tables.held_events import held_events
 from .transaction import Transaction
 
 # LIMIT: rows of one kind that are named; the others are counted.
@@ -63,6 +65,13 @@ _OF_ROOMS: Final[tuple[tuple[Table, ColumnElement[Any]], ...]] = (
     (t.memberships, t.memberships.c.event_nid),
     (t.membership_changes, t.membership_changes.c.event_nid),
     (t.room_stats, t.room_stats.c.room_nid),
+    (f.room_servers, f.room_servers.c.server),
+    (f.destination_rooms, f.destination_rooms.c.destination),
+    (f.missing_prevs, f.missing_prevs.c.prev_id),
+    (f.history_blocks, f.history_blocks.c.top),
+    (f.stripped_state, f.stripped_state.c.room_nid),
+    (f.partial_rooms, f.partial_rooms.c.room_nid),
+    (held_events, held_events.c.event_id),
 )
 
 

@@ -1,8 +1,8 @@
 """Tables of the room: events, their graph, stored state, memberships, what the directory shows.
 
 An event's row is written once. What may change later has a column of its own: `redacted_by`, `flags`.
-`position` is the event's place in the room's and the server's stream: positive for what arrived live, negative for
-history fetched later, null for outliers.
+`position` is the event's place in the room's and the server's stream; what is fetched later has one that was kept free
+below the event after the gap (`history_blocks`), outliers and what was refused have none.
 """
 
 from __future__ import annotations

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Integer, String, delete, insert, select, update
 
+from homeserver.graph.indexes import check_database
+from homeserver.graph.report import Report
 from homeserver.rooms.outside import OutsideRooms
+from storage.tables import all_tables
 from storage.tables import rooms as t
 from storage.tables.federation_rooms import (
     destination_rooms,
@@ -250,3 +253,15 @@ async def test_change_of_a_membership_without_an_event_is_told(rooms: RoomServer
     row = {"user_nid": dave, "position": 123, "room_nid": found["join"].room_nid, "membership": "join"}
     await damage(rooms, insert(t.membership_changes).values(**row, event_nid=await number(rooms, room.create.event_id)))
     assert any("expected by a member event of the user" in line for line in await lines(rooms, room))
+
+
+@pytest.mark.parametrize("name", ["room_servers", "missing_prevs", "history_blocks", "held_events"])
+@pytest_twisted.ensureDeferred
+async def test_rows_of_a_room_that_is_not_there_are_told(rooms: RoomServer, name: str) -> None:
+    table = all_tables().tables[name]
+    values = {column.name: 7 if isinstance(column.type, Integer) else b"x" for column in table.c if not column.nullable}
+    texts = {column.name: "x" for column in table.c if isinstance(column.type, String)}
+    await damage(rooms, insert(table).values(**{**values, **texts}))
+    report = Report()
+    await rooms.store.database.read(lambda tx: check_database(tx, report))
+    assert [name] == [difference.aspect for difference in report.differences]
