@@ -11,7 +11,7 @@ Compared are, by event ID:
 
 Not compared is which events are soft-failed: that depends on the state of the moment in which an event arrived
 (server-server API, "Soft failure"). It must not change anything of the above, but for one
-thing: a redaction that is soft-failed has no effect there.
+thing: a redaction that is soft-failed has no effect there. Nor has one that was redacted itself before it arrived.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _details(seen: Mapping[str, Seen]) -> list[str]:
             theirs = room.events[event_id]
             if theirs.is_rejected:
                 continue
-            if ours.redacted_by != theirs.redacted_by and not _is_soft_failed(seen.values(), ours, theirs):
+            if ours.redacted_by != theirs.redacted_by and not _is_without_effect(seen.values(), ours, theirs):
                 faults.append(
                     f"{event_id} is redacted by {ours.redacted_by} at {first[0]}, by {theirs.redacted_by} at {name}: "
                     f"{ours.text}"
@@ -210,11 +210,15 @@ def _details(seen: Mapping[str, Seen]) -> list[str]:
     return faults
 
 
-def _is_soft_failed(rooms: Iterable[Seen], *redacted: SeenEvent) -> bool:
-    """Tell whether one of the redactions was soft-failed somewhere: there it has no effect."""
+def _is_without_effect(rooms: Iterable[Seen], *redacted: SeenEvent) -> bool:
+    """Tell whether one of the redactions was soft-failed somewhere, or redacted itself: there it has no effect.
+
+    Up to room version 10, a redaction that is redacted does not say any more what it redacts; who is told of it later
+    cannot know.
+    """
     redactions = {event.redacted_by for event in redacted} - {None}
     return any(
-        event.flags & Flag.SOFT_FAILED
+        event.flags & Flag.SOFT_FAILED or event.redacted_by is not None
         for room in rooms
         for event_id in redactions
         if (event := room.events.get(str(event_id))) is not None
@@ -229,7 +233,9 @@ def _ends(seen: Mapping[str, Seen]) -> list[str]:
             faults.append(f"extremities: {name} has {set(ours.extremities)}, {other} {set(theirs.extremities)}")
         if ours.state != theirs.state:
             keys = {key for key in {**ours.state, **theirs.state} if ours.state.get(key) != theirs.state.get(key)}
-            faults += [f"state {key}: {name} has {ours.state.get(key)}, {other} {theirs.state.get(key)}" for key in keys]
+            faults += [
+                f"state {key}: {name} has {ours.state.get(key)}, {other} {theirs.state.get(key)}" for key in keys
+            ]
         if ours.servers != theirs.servers:
             faults.append(f"servers: {name} has {ours.servers}, {other} {theirs.servers}")
     return faults

@@ -106,9 +106,7 @@ class SimulatedServer:
     def user(self, user_id: UserID) -> LocalUser:
         """Return a handle of a user here."""
         built = self.parts
-        return LocalUser(
-            user_id, built.users.accounts, built.rooms.creation, built.users.membership, built.base.door
-        )
+        return LocalUser(user_id, built.users.accounts, built.rooms.creation, built.users.membership, built.base.door)
 
     def register(self, localpart: str) -> UserID:
         """Make an account."""
@@ -141,7 +139,6 @@ def _config(name: str, folder: Path, database_url: str) -> Config:
         "cache": {"memory_budget_bytes": 32 * 1024**2},
         "limits": {
             **{each: {"per_second": 1000.0, "burst_count": 1000} for each in LIMITS},
-
         },
     }
     return Config.from_mapping(settings, folder)

@@ -207,7 +207,8 @@ class World:
         }
         content: dict[str, Any] = {"room_version": self.version}
         if not version.room_id_is_create_hash:
-            levels["users"][str(creator)] = 100
+            # Over everybody whom others may make as powerful as themselves.
+            levels["users"][str(creator)] = 1000
         if version.creator_in_content:
             content["creator"] = str(creator)
 
