@@ -26,6 +26,9 @@ MAX_HEADERS: Final = 200
 MAX_INTERIM: Final = 8
 # LIMIT: of the line before a chunk, its extensions included.
 MAX_CHUNK_LINE_BYTES: Final = 1024
+# LIMIT: from so many chunks on, they have to be of this length on average; each costs as much as a kilobyte.
+MAX_SMALL_CHUNKS: Final = 10_000
+SMALL_CHUNK_BYTES: Final = 64
 # Together with the head in one write, and so in one packet or TLS record.
 SMALL_BODY_BYTES: Final = 65_536
 
@@ -70,6 +73,7 @@ class Connection(TwistedProtocol):
         self._buffer = b""
         self._left = 0
         self._interim = 0
+        self._chunks = self._chunked = 0
         self._is_head_only = False
         self._is_body_small = True
         self._has_answer_begun = False
@@ -141,6 +145,7 @@ class Connection(TwistedProtocol):
         self._is_body_small = body is None or len(body) <= SMALL_BODY_BYTES
         self._has_answer_begun = self._may_stay = False
         self._interim = 0
+        self._chunks = self._chunked = 0
         self._state = _HEAD
         self.exchanges += 1
         done: Deferred[None] = Deferred(lambda _: self.abort())
@@ -291,6 +296,10 @@ class Connection(TwistedProtocol):
                 raise BadAnswer("a chunk does not say how long it is")
             self._left = int(size[1], 16)
             self._interim = 0
+            self._chunks += 1
+            self._chunked += self._left
+            if self._chunks > MAX_SMALL_CHUNKS and self._chunked < self._chunks * SMALL_CHUNK_BYTES:
+                raise BadAnswer("the answer comes in crumbs")
             self._state = _CHUNK_DATA if self._left else _TRAILERS
         elif not line:
             self._is_complete = True
