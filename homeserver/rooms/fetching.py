@@ -88,11 +88,14 @@ class Budgets:
 
     def charge(self, origin: str, pdus: Sequence[PDU]) -> None:
         """Note what was fetched; it may be more than there was left."""
+        self.of(origin).events += len(pdus)
+        self.of(origin).left_events -= len(pdus)
+        self.charge_bytes(origin, sum(map(len, pdus)))
+
+    def charge_bytes(self, origin: str, total: int) -> None:
+        """Note that so much was fetched that is no events, such as their IDs."""
         spent = self.of(origin)
-        total = sum(map(len, pdus))
-        spent.events += len(pdus)
         spent.bytes += total
-        spent.left_events -= len(pdus)
         spent.left_bytes -= total
 
 

@@ -124,6 +124,8 @@ class RemoteState:
             server,
             fetching.remote.get_state_ids(server, tip.room_id, event_id),
         )
+        # To look for hundreds of thousands of IDs costs more than to say them.
+        fetching.budgets.charge_bytes(origin, sum(map(len, (*answer.state_ids, *answer.auth_chain_ids))))
         state_ids = frozenset(answer.state_ids[:MAX_STATE])
         missing = await fetching.lacking(tip, {*state_ids, *answer.auth_chain_ids[:MAX_STATE]})
         if len(missing) > FEW:

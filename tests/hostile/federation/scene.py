@@ -28,7 +28,12 @@ _NUMBERS = count(1)
 
 
 class Scene:
-    """The builder."""
+    """The builder. `foreign_room` is one of the server under test, which has nothing to do with this."""
+
+    alice: str
+    nobody: str
+    server_name: str
+    foreign_room: str
 
     def __init__(self, version: str, evil: PlayedServer, honest: PlayedServer, *, room_id: str = "") -> None:
         """`room_id`: of a room that is there already, whose events are given with `learn`; else one is made."""

@@ -196,6 +196,9 @@ class World:
         fetching = links.backfill._fetching
         fetching.budgets._spent.clear()
         fetching._down.clear()
+        links.destinations.woken(self.evil.name)
+        for part in (links.others.joining, links.others.joining._completion, links.others.remote):
+            part._silent.forget(self.evil.name)
         self.answers.clear()
         self.evil.requests.clear()
 
