@@ -38,7 +38,6 @@ async def wait_for_device(asker: FederatedUser, user: FederatedUser, device_id: 
     return found[0]
 
 
-@BOTH_DATABASES
 async def test_keys_are_queried_and_claimed(pair: Pair) -> None:
     """Without a room in common, too: then the answer is not kept."""
     for owner, asker in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
@@ -64,7 +63,6 @@ async def test_name_of_a_device_is_told_where_that_is_allowed(pair: Pair) -> Non
         assert "Tea machine" == device["unsigned"]["device_display_name"]
 
 
-@BOTH_DATABASES
 async def test_changed_devices_are_told_to_who_shares_a_room(pair: Pair) -> None:
     room_id = await pair.room()
     assert room_id

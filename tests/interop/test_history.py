@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.support.federation import FederatedUser
 
 from .pairs import Pair, find_event, hears, sees, sees_membership, state_event, talk, until, waits_in
-
-BOTH_DATABASES = pytest.mark.parametrize("new_database", ["sqlite", "mariadb"], indirect=True)
 
 
 async def page_back(user: FederatedUser, room_id: str, *, wanted: int) -> list[Any]:
@@ -32,7 +28,6 @@ async def page_back(user: FederatedUser, room_id: str, *, wanted: int) -> list[A
     return found
 
 
-@BOTH_DATABASES
 async def test_300_messages_are_paged_back_to(pair: Pair) -> None:
     room_id = await pair.alice.create_room(preset="public_chat")
     texts = [f"message {number}" for number in range(300)]

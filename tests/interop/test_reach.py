@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from .pairs import Pair, until
 
-
 # One red dot.
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000003"
