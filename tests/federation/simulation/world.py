@@ -410,10 +410,12 @@ class World:
         membership = server.parts.users.membership
         for user_id in [each for theirs in self.users for each in theirs if each != creator]:
             views = {each.name: self.must(each, self._membership_at(each, user_id)) for each in self.servers}
-            if len(set(views.values()) - {None}) < 2:
+            home = next(each for each in self.servers if each.name == user_id.server_name)
+            # A server that sees nobody of its own in the room has nothing to say but that.
+            views[home.name] = views[home.name] or "leave"
+            if len({view == "join" for view in views.values() if view is not None}) < 2:
                 continue
             self.done["disagreement ended"] += 1
-            home = next(each for each in self.servers if each.name == user_id.server_name)
             if views[home.name] == "join" and views[server.name] != "join":
                 self.must(home, home.parts.users.membership.leave(self.room_id, user_id))
             else:
