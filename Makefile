@@ -52,7 +52,7 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@cd $(JS)/node_modules && ln -sf ../$$(echo node-linux-*)/bin/node .bin/node && .bin/node --version >/dev/null
 	@touch $@
 
-# The outside judge of tests/oracle, in an environment of its own; made in no time where it is there.
+# The outside judge of tests/oracle, and the other server of tests/interop, in an environment of its own.
 synapse:
 	@tools/make_synapse_venv.sh .venv-synapse
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make_synapse_venv.sh DIR: makes the virtual environment DIR with matrix-synapse in it, unless it is there.
-# Only tests/oracle uses it: Synapse is no dependency of Sennit, and none of it is in any other environment.
+# Only tests/oracle and tests/interop use it: Synapse is no dependency of Sennit, and none of it is in any other environment.
 # Its versions are pinned in tests/oracle/constraints.txt; when that changes, the environment is made anew.
 set -euo pipefail
 
