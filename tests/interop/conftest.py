@@ -30,6 +30,7 @@ _NETWORKS: Final = (f"127.{1 + number // 250}.{1 + number % 250}" for number in 
 _LOGGED: Final = pytest.StashKey[tuple[Synapse, int]]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put all tests of this folder into one group."""
     for item in items:
