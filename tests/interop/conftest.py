@@ -30,13 +30,11 @@ _NETWORKS: Final = (f"127.{1 + number // 250}.{1 + number % 250}" for number in 
 _LOGGED: Final = pytest.StashKey[tuple[Synapse, int]]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put all tests of this folder into one group."""
-    for item in items:
-        if _HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("synapse"))
-            item.add_marker(pytest.mark.slow)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put all tests of this folder into one group; later would be too late for xdist."""
+    if _HERE in item.path.parents:
+        item.add_marker(pytest.mark.xdist_group("synapse"))
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
