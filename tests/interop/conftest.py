@@ -1,6 +1,7 @@
 """Fixtures of the tests with a real Synapse: one Synapse for all of them, and a fresh Sennit for each.
 
-All these tests belong to one group, so that one worker has them all and starts one Synapse (`--dist loadgroup`).
+All these tests belong to one group, for one worker and one Synapse (`--dist loadgroup`). Where pytest-xdist does not
+keep to groups, which its version 3.8 does not with pytest 9, each worker that has some of them starts its own Synapse.
 Without an environment that has Synapse they are skipped; `make test` builds one.
 """
 
