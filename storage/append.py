@@ -236,8 +236,7 @@ def _write(tx: Transaction, jobs: Sequence[Append]) -> None:
     _write_memberships(tx, [job for job in jobs if job.memberships])
     _write_stats(tx, [job for job in jobs if job.stats or job.joined_delta or job.invited_delta])
     _write_servers(tx, jobs)
-    gaps = [(job.room_nid, job.nid, job.position, job.gap) for job in jobs if job.gap and job.position is not None]
-    add_gaps(tx, gaps)
+    add_gaps(tx, [(job.room_nid, job.nid, job.position, job.gap) for job in jobs if job.gap is not None])
     for job in jobs:
         if job.partial is not None:
             add_partial_room(tx, job.room_nid, job.nid, job.received_ts, job.partial)

@@ -237,8 +237,8 @@ def _open_gaps(tx: Transaction, room_nid: int, nids: Sequence[int]) -> None:
             ),
         )
     )
-    rows = [(nid, event_id, room_nid) for nid, event_id in tx.all(query)]
-    tx.insert_many(missing_prevs, ("event_nid", "prev_id", "room_nid"), rows, ignore=True)
+    rows = [(nid, event_id, room_nid, False) for nid, event_id in tx.all(query)]
+    tx.insert_many(missing_prevs, ("event_nid", "prev_id", "room_nid", "is_inherited"), rows, ignore=True)
 
 
 def _delete_uncited_places(tx: Transaction, nids: Sequence[int]) -> None:

@@ -33,21 +33,27 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class NewGap:
-    """The edge of a gap that an append makes; `floor` is None where it lies in the block of a gap that is known."""
+    """The edge of a gap that an append makes; `floor` is None where no block of positions is to be kept free for it.
+
+    `inherited` is missing below events that nobody is shown, on which this one builds: without it, the gap would be
+    seen from nowhere.
+    """
 
     missing: tuple[EventID, ...]
     floor: int | None
+    inherited: tuple[EventID, ...] = ()
 
 
-def add_gaps(tx: Transaction, new: Iterable[tuple[int, int, int, NewGap]]) -> None:
+def add_gaps(tx: Transaction, new: Iterable[tuple[int, int, int | None, NewGap]]) -> None:
     """Store the edges of gaps that appends make: (room, event, position, gap)."""
-    prevs: list[tuple[int, str, int]] = []
+    prevs: list[tuple[int, str, int, bool]] = []
     blocks: list[tuple[int, int, int, int]] = []
     for room_nid, nid, position, gap in new:
-        prevs += [(nid, prev_id, room_nid) for prev_id in gap.missing]
-        if gap.floor is not None:
+        prevs += [(nid, prev_id, room_nid, False) for prev_id in gap.missing]
+        prevs += [(nid, prev_id, room_nid, True) for prev_id in gap.inherited]
+        if gap.floor is not None and position is not None:
             blocks.append((room_nid, position, gap.floor, position - 1))
-    tx.insert_many(missing_prevs, ("event_nid", "prev_id", "room_nid"), prevs, ignore=True)
+    tx.insert_many(missing_prevs, ("event_nid", "prev_id", "room_nid", "is_inherited"), prevs, ignore=True)
     tx.insert_many(history_blocks, ("room_nid", "top", "floor", "next_position"), blocks, ignore=True)
 
 
@@ -72,6 +78,19 @@ def load_gaps(tx: Transaction, room_nid: int, upto: int | None, limit: int) -> l
         for nid, prev_id in tx.all(found):
             missing.setdefault(nid, []).append(EventID(prev_id))
     return [Gap(EventID(row[0]), row[1], tuple(missing.get(row[2], ()))) for row in rows]
+
+
+def load_missing(tx: Transaction, nids: Iterable[int]) -> list[EventID]:
+    """Return what is missing below these events, and has not come since."""
+    found: dict[EventID, None] = {}
+    query = (
+        select(missing_prevs.c.prev_id)
+        .outerjoin(events, events.c.event_id == missing_prevs.c.prev_id)
+        .where(events.c.state_group.is_(None))
+    )
+    for part in chunks(nids):
+        found.update((EventID(row[0]), None) for row in tx.all(query.where(missing_prevs.c.event_nid.in_(part))))
+    return list(found)
 
 
 def find_newest_gap(tx: Transaction, room_nid: int, after: int, upto: int) -> int | None:
@@ -109,7 +128,7 @@ def close_gaps(tx: Transaction, room_nid: int, prev_ids: Sequence[str]) -> None:
     """Make edges of what was missing before these events came, now that they are here."""
     for part in chunks(prev_ids):
         rows = tx.all(
-            select(missing_prevs.c.event_nid, missing_prevs.c.prev_id, events.c.event_nid)
+            select(missing_prevs.c.event_nid, missing_prevs.c.prev_id, events.c.event_nid, missing_prevs.c.is_inherited)
             .join(events, events.c.event_id == missing_prevs.c.prev_id)
             .where(
                 missing_prevs.c.room_nid == room_nid,
@@ -119,8 +138,9 @@ def close_gaps(tx: Transaction, room_nid: int, prev_ids: Sequence[str]) -> None:
                 events.c.state_group.is_not(None),
             )
         )
-        tx.insert_many(event_edges, ("event_nid", "prev_nid"), [(row[0], row[2]) for row in rows], ignore=True)
-        for event_nid, prev_id, _ in rows:
+        edges = [(row[0], row[2]) for row in rows if not row[3]]
+        tx.insert_many(event_edges, ("event_nid", "prev_nid"), edges, ignore=True)
+        for event_nid, prev_id, _, _ in rows:
             tx.execute(
                 delete(missing_prevs).where(missing_prevs.c.event_nid == event_nid, missing_prevs.c.prev_id == prev_id)
             )

@@ -49,7 +49,8 @@ def read_blocks(tx: Transaction, room_nid: int) -> list[BlockRow]:
 def read_missing(tx: Transaction, room_nid: int) -> Iterator[tuple[int, str]]:
     """Yield number and missing prev event of the edges of gaps."""
     table = missing_prevs.c
-    for row in _stream(tx, select(table.event_nid, table.prev_id).where(table.room_nid == room_nid)):
+    own = select(table.event_nid, table.prev_id).where(table.room_nid == room_nid, table.is_inherited.is_(False))
+    for row in _stream(tx, own):
         yield _int(row[0]), _text(row[1])
 
 

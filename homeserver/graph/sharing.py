@@ -37,7 +37,6 @@ from .resolving import Resolver
 from .states import EMPTY, State, StoredStates
 
 _CREATE = ("m.room.create", "")
-_NOT_ACCEPTED = int(Flag.REJECTED | Flag.SOFT_FAILED | Flag.OUTLIER)
 
 
 class Sharing:
@@ -89,10 +88,8 @@ class Sharing:
         noted = self._missing.get(row.nid, set())
         for prev_id in sorted(noted.difference(prev_ids)):
             self._found.differs(row.event_id, "missing prev event", "none", prev_id)
-        if row.position is None:
-            if noted:
-                self._found.differs(row.event_id, "missing prev event", "none for what has no position", len(noted))
-        elif self.is_top(row.position) or self.is_history(row.position):
+        # Of what is hidden nobody pages back, but what builds on it inherits the gap.
+        if row.position is not None and (self.is_top(row.position) or self.is_history(row.position)):
             for prev_id in absent:
                 if prev_id not in noted:
                     self._found.differs(row.event_id, "missing prev event", prev_id, "none")
@@ -176,8 +173,8 @@ class Sharing:
         nids, flags = self._shape.nids, self._shape.flags
         for nid in sorted(self._missing):
             index = bisect_left(nids, nid)
-            if index == len(nids) or nids[index] != nid or flags[index] & _NOT_ACCEPTED:
-                sentence = f"are noted of number {nid}, which is no accepted event of the room"
+            if index == len(nids) or nids[index] != nid or flags[index] & Flag.OUTLIER:
+                sentence = f"are noted of number {nid}, which is no event of the room that has a place"
                 self._found.tells(None, "missing prev events", sentence, kind="missing prev events")
 
     def _check_partial(self, stored: StoredStates, report: Report) -> None:

@@ -41,7 +41,7 @@ from .tip import RoomTip
 logger = logging.getLogger(__name__)
 
 # LIMIT: events that wait for one room to be complete; its senders are asked to come again.
-MAX_PARTIAL: Final = 50_000
+MAX_PARTIAL: Final = 5_000
 # LIMIT: events that lack something, of a room and of a server; over that they are refused.
 MAX_MISSING_IN_ROOM: Final = 1_000
 MAX_MISSING_OF_ORIGIN: Final = 200

@@ -31,7 +31,7 @@ from homeserver.runtime.clock import Clock
 from storage.append import Append, TipRow
 from storage.auth_index import NewAuthEvent
 from storage.events import Flag, LookAhead, StoredEvent, set_replaced
-from storage.gaps import GAP_POSITIONS, NewGap
+from storage.gaps import GAP_POSITIONS, NewGap, load_missing
 from storage.outliers import find_events
 from storage.state_groups import NewGroup, StateNids, extend
 from storage.store import Store
@@ -341,16 +341,29 @@ class Receiving:
             for groups, point in prepared.resolved
             if point.new_group is None or point.state_group in kept
         )
-        leap = GAP_POSITIONS if missing and is_accepted and not is_history else 0
+        inherited = await self._missing_below(tip, prev)
+        has_gap = bool(missing or inherited)
+        leap = GAP_POSITIONS if has_gap and is_accepted and not is_history else 0
+        if leap:
+            await self._store.positions.make_room(leap)
         # From here on nothing may fail: a position that is not finished stops the stream.
         prepared.position = self._store.positions.allocate(leap)
         if is_accepted:
             stored.position = append.position = prepared.position.number if not is_history else placing.position
             if not is_history:
                 prepared.after = replace(prepared.after, position=prepared.position.number)
-            if missing:
-                append.gap = NewGap(missing, prepared.position.number - leap if leap else None)
+        if has_gap:
+            append.gap = NewGap(missing, prepared.position.number - leap if leap else None, inherited)
         return prepared
+
+    async def _missing_below(self, tip: RoomTip, prev: Sequence[StoredEvent]) -> tuple[EventID, ...]:
+        """Return what is missing below those of these events that nobody is shown, and so nobody pages back to."""
+        hidden = [each.nid for each in prev if each.flags & (Flag.REJECTED | Flag.SOFT_FAILED)]
+        if not hidden:
+            return ()
+        # What is being written cannot be read yet.
+        await self._tips.drained(tip.room_id)
+        return tuple(await self._store.database.read(lambda tx: load_missing(tx, hidden)))
 
     async def _advance(
         self,

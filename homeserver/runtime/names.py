@@ -19,6 +19,8 @@ from twisted.names.client import Resolver
 from twisted.names.error import DNSNameError, DomainError
 from zope.interface import implementer
 
+from .addresses import literal_address
+
 LOOKUP_TIMEOUT_S: Final = 15.0
 # LIMIT: of what is taken from one answer.
 MAX_ADDRESSES: Final = 16
@@ -68,6 +70,10 @@ class SystemNames:
         self._dns: Resolver | None = None
 
     async def addresses(self, host: str) -> Sequence[str]:
+        literal = literal_address(host)
+        if literal is not None:
+            # No thread is needed for it; they may all be waiting for names that nobody answers for.
+            return [str(literal)]
         found = _Collected(self._reactor)
         self._reactor.nameResolver.resolveHostName(found, host, addressTypes=[IPv6Address, IPv4Address])
         addresses = await found.done

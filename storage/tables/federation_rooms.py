@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, Table
+from sqlalchemy import Boolean, Column, Index, Table
 
 from .base import Identifier, LongBytes, metadata, number
 
@@ -25,13 +25,15 @@ destination_rooms = Table(
     Index("destination_rooms_by_position", "destination", "position"),
 )
 
-# Events that build on others which are not here: the edges of a gap in the room's history.
+# Events that build on others which are not here: the edges of a gap in the room's history. `is_inherited`: the event
+# builds on one that nobody is shown, and that one builds on what is missing.
 missing_prevs = Table(
     "missing_prevs",
     metadata,
     number("event_nid", primary_key=True),
     Column("prev_id", Identifier, primary_key=True),
     number("room_nid"),
+    Column("is_inherited", Boolean, nullable=False),
     Index("missing_prevs_in_room", "room_nid", "event_nid"),
 )
 

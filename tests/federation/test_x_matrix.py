@@ -24,11 +24,11 @@ WHOLE = XMatrix(ServerName("a.org:8448"), ServerName("b.org"), "ed25519:k1", SIG
     "value",
     [
         pytest.param(build_x_matrix("a.org:8448", "b.org", "ed25519:k1", SIG), id="as it is built"),
-        pytest.param(f'x-matrix   ORIGIN=a.org:8448,Destination=b.org,KEY=ed25519:k1,sig="{SIG}"', id="case and tokens"),
+        pytest.param(f'x-matrix   ORIGIN=a.org:8448,Destination=b.org,KEY=ed25519:k1,sig="{SIG}"', id="case and tokens"),  # noqa: E501
         pytest.param(f'X-Matrix sig="{SIG}" ,\tkey="ed25519:k1"  ,  destination=b.org,origin="a.org:8448"', id="order"),
-        pytest.param(f'X-Matrix origin="a\\.org:8448",destination="b.org",key="ed\\25519:k1",sig="{SIG}"', id="escapes"),
-        pytest.param(f'X-Matrix origin="a.org:8448",destination=b.org,new="a,b=\\"c",key=ed25519:k1,sig="{SIG}" ', id="unknown"),
-        pytest.param(f'X-Matrix origin = a.org:8448,destination=b.org,key=ed25519:k1,signature="{SIG}"', id="long name"),
+        pytest.param(f'X-Matrix origin="a\\.org:8448",destination="b.org",key="ed\\25519:k1",sig="{SIG}"', id="escapes"),  # noqa: E501
+        pytest.param(f'X-Matrix origin="a.org:8448",destination=b.org,new="a,b=\\"c",key=ed25519:k1,sig="{SIG}" ', id="unknown"),  # noqa: E501
+        pytest.param(f'X-Matrix origin = a.org:8448,destination=b.org,key=ed25519:k1,signature="{SIG}"', id="long name"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_header_is_read(value: str) -> None:

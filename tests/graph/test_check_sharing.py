@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import Integer, String, delete, insert, select, update
+from sqlalchemy import Boolean, Integer, String, delete, insert, select, update
 
 from homeserver.graph.indexes import check_database
 from homeserver.graph.report import Report
@@ -110,7 +110,7 @@ def block(**values: object) -> Callable[[tuple[int, int]], Any]:
     [
         (lambda tops: delete(missing_prevs), "missing prev event: expected $"),
         (lambda tops: update(missing_prevs).values(prev_id="$nothing"), "stored $nothing"),
-        (lambda tops: update(missing_prevs).values(event_nid=77), "are noted of number 77, which is no accepted event"),
+        (lambda tops: update(missing_prevs).values(event_nid=77), "are noted of number 77, which is no event"),
         (lambda tops: block(next_position=tops[0] - 1)(tops), "expected events over"),
         (lambda tops: block(next_position=tops[0] + 1)(tops), "expected from"),
         (
@@ -260,6 +260,7 @@ async def test_change_of_a_membership_without_an_event_is_told(rooms: RoomServer
 async def test_rows_of_a_room_that_is_not_there_are_told(rooms: RoomServer, name: str) -> None:
     table = all_tables().tables[name]
     values = {column.name: 7 if isinstance(column.type, Integer) else b"x" for column in table.c if not column.nullable}
+    values |= {column.name: False for column in table.c if isinstance(column.type, Boolean)}
     texts = {column.name: "x" for column in table.c if isinstance(column.type, String)}
     await damage(rooms, insert(table).values(**{**values, **texts}))
     report = Report()

@@ -154,7 +154,8 @@ def write_further_rows(tx: Transaction, graph: Graph) -> None:
     )
     tx.insert_many(f.room_servers, ("room_nid", "server", "joined"), [(room, "a", 1), (room, "b", 0)])
     tx.insert_many(f.destination_rooms, ("destination", "room_nid", "position"), [("b", room, nid), ("c", room, nid)])
-    tx.insert_many(f.missing_prevs, ("event_nid", "prev_id", "room_nid"), [(nid, "$far", room), (nid + 2, "$z", room)])
+    missing = [(nid, "$far", room, False), (nid + 2, "$z", room, False)]
+    tx.insert_many(f.missing_prevs, ("event_nid", "prev_id", "room_nid", "is_inherited"), missing)
     # Neither `nid` nor what builds on it is in the block.
     block = (room, graph.first + 1, max(graph.first - 100, 0), graph.first)
     tx.insert_many(f.history_blocks, ("room_nid", "top", "floor", "next_position"), [block])
@@ -263,7 +264,7 @@ async def test_what_hangs_on_an_event_goes_with_it(database: Database) -> None: 
     assert {(4, 3), (3, 2)} == set(gone.pop("event_edges"))
     assert [3] == [row[0] for row in gone.pop("events")]
     assert [(104, 3, 1, 3, "join")] == gone.pop("membership_changes")
-    assert [(3, "$far", 1)] == gone.pop("missing_prevs")
+    assert [(3, "$far", 1, False)] == gone.pop("missing_prevs")
     assert [3, 6] == [row[0] for row in gone.pop("relations")]
     assert [3, 6] == [row[0] for row in gone.pop("redactions")]
     assert ["3"] == [row[2] for row in gone.pop("transaction_ids")]
@@ -282,7 +283,7 @@ async def test_what_was_fetched_and_builds_on_a_deleted_event_comes_after_a_gap_
     await write(lambda tx: tx.insert_many(f.history_blocks, ("room_nid", "top", "floor", "next_position"), block))
     await write(lambda tx: tx.execute(update(t.room_tips).values(state_group=graph.events[1][0])))
     await write(lambda tx: delete_events(tx, 1, [2, 3, 7]))
-    assert [(4, "$3", 1)] == await read(lambda tx: [tuple(row) for row in tx.all(select(f.missing_prevs))])
+    assert [(4, "$3", 1, False)] == await read(lambda tx: [tuple(row) for row in tx.all(select(f.missing_prevs))])
 
 
 @pytest.mark.parametrize("kind", ["extremity", "current state"])

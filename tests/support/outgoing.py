@@ -51,4 +51,3 @@ class PortsElsewhere:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(reactor, name)
-

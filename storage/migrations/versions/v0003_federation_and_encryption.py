@@ -145,6 +145,7 @@ def upgrade() -> None:
         sa.Column("event_nid", Number, autoincrement=False, nullable=False),
         sa.Column("prev_id", sa.String(length=255), nullable=False),
         sa.Column("room_nid", Number, autoincrement=False, nullable=False),
+        sa.Column("is_inherited", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("event_nid", "prev_id"),
         **options,
     )
