@@ -145,7 +145,7 @@ class Gaps:
             wanted = needed - floor.known
             if self._fetching.clock.monotonic() > until_s:
                 break
-            if not wanted or len(found) >= MAX_FETCHED or self._fetching.budgets.is_spent(origin):
+            if not wanted or not latest or len(found) >= MAX_FETCHED or self._fetching.budgets.is_spent(origin):
                 break
             step = await self._step_back(tip, origin, wanted, latest, servers, floor)
             if not step:
@@ -154,7 +154,9 @@ class Gaps:
             before = {each for checked in step.values() for each in checked.event.prev_event_ids}
             needed |= await self._fetching.unplaced(tip, before)
             needed -= found.keys()
-            latest = [each for each, checked in found.items() if needed & set(checked.event.prev_event_ids)]
+            # The event itself too, where not all that it builds on has come.
+            known = (event, *(checked.event for checked in found.values()))
+            latest = [each.event_id for each in known if not needed.isdisjoint(each.prev_event_ids)]
         return found, needed
 
     async def _step_back(

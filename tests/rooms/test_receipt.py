@@ -481,3 +481,21 @@ async def test_the_create_event_of_a_joined_room_stays_what_it_is(rooms: RoomSer
     await incoming.send(said)
     assert await is_shown(rooms, said)
     assert [] == others.asked
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_first_answer_leaves_out_is_asked_for_again(rooms: RoomServer) -> None:
+    room, others, incoming = await shared(rooms)
+    end = room.last
+    one, two = room.say(ALICE, "one", prev=[end]), room.say(BOB, "two", prev=[end])
+    merge = room.say(ALICE, "both", prev=[one, two])
+    asked: list[Any] = []
+
+    def answer(server: str, **question: Any) -> list[bytes]:
+        asked.append(question["latest"])
+        return [pdu(one if len(asked) == 1 else two)]
+
+    others.answers["missing"] = answer
+    assert {merge.event_id: None} == await incoming.send(merge)
+    assert [[merge.event_id]] * 2 == [list(each) for each in asked]
+    assert all([await is_shown(rooms, each) for each in (one, two, merge)])

@@ -196,7 +196,9 @@ def _details(seen: Mapping[str, Seen]) -> list[str]:
             theirs = room.events[event_id]
             if theirs.is_rejected:
                 continue
-            if ours.redacted_by != theirs.redacted_by and not _is_without_effect(seen.values(), ours, theirs):
+            # Which of several redactions counts is the one that came first, and that differs.
+            is_redacted = bool(ours.redacted_by), bool(theirs.redacted_by)
+            if is_redacted[0] is not is_redacted[1] and not _is_without_effect(seen.values(), ours, theirs):
                 faults.append(
                     f"{event_id} is redacted by {ours.redacted_by} at {first[0]}, by {theirs.redacted_by} at {name}: "
                     f"{ours.text}"
