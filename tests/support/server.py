@@ -124,6 +124,10 @@ bcrypt_rounds = 4
 [limits]
 {rates}
 
+# The tests have no network: what is about other servers starts its own (see `federation`).
+[federation]
+enabled = false
+
 """
 
 

@@ -107,12 +107,11 @@ class Resident:
         return {"room_id": answer.room_id, "servers": list(answer.servers)}
 
 
-async def play(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Resident:
+async def play(federation: Federation) -> Resident:
     """Return a played server whose user alice has a room with some members."""
     played = await federation.play()
     played.keys = [_key_of(played.name)]
-    monkeypatch.setattr("tests.support.elsewhere.ALICE", UserID(played.user("alice")))
-    room = Elsewhere("12")
+    room = Elsewhere("12", creator=UserID(played.user("alice")))
     for number in range(5):
         room.join(UserID(played.user(f"u{number}")))
     return Resident(played, Residents(room))
@@ -124,10 +123,8 @@ def path(room_id: str, verb: str) -> str:
 
 @pytest.mark.parametrize("parameter", ["via", "server_name"])
 @pytest_twisted.ensureDeferred
-async def test_room_is_joined_by_its_id(
-    sqlite_federation: Federation, monkeypatch: pytest.MonkeyPatch, parameter: str
-) -> None:
-    resident = await play(sqlite_federation, monkeypatch)
+async def test_room_is_joined_by_its_id(sqlite_federation: Federation, parameter: str) -> None:
+    resident = await play(sqlite_federation)
     (server,) = await sqlite_federation.start()
     dave = await server.register("dave")
     room_id = resident.residents.room.room_id
@@ -146,10 +143,8 @@ async def test_room_is_joined_by_its_id(
 
 
 @pytest_twisted.ensureDeferred
-async def test_room_is_joined_by_an_alias_of_another_server(
-    sqlite_federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = await play(sqlite_federation, monkeypatch)
+async def test_room_is_joined_by_an_alias_of_another_server(sqlite_federation: Federation) -> None:
+    resident = await play(sqlite_federation)
     (server,) = await sqlite_federation.start()
     dave = await server.register("dave")
     room_id = resident.residents.room.room_id
@@ -161,10 +156,8 @@ async def test_room_is_joined_by_an_alias_of_another_server(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_client_is_told_of_a_room_that_cannot_be_joined(
-    sqlite_federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = await play(sqlite_federation, monkeypatch)
+async def test_what_a_client_is_told_of_a_room_that_cannot_be_joined(sqlite_federation: Federation) -> None:
+    resident = await play(sqlite_federation)
     (server,) = await sqlite_federation.start()
     dave = await server.register("dave")
     room = resident.residents.room
@@ -179,10 +172,8 @@ async def test_what_a_client_is_told_of_a_room_that_cannot_be_joined(
 
 
 @pytest_twisted.ensureDeferred
-async def test_room_is_knocked_on_and_the_knock_taken_back(
-    sqlite_federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = await play(sqlite_federation, monkeypatch)
+async def test_room_is_knocked_on_and_the_knock_taken_back(sqlite_federation: Federation) -> None:
+    resident = await play(sqlite_federation)
     (server,) = await sqlite_federation.start()
     dave = await server.register("dave")
     room = resident.residents.room
@@ -198,10 +189,8 @@ async def test_room_is_knocked_on_and_the_knock_taken_back(
 
 
 @pytest_twisted.ensureDeferred
-async def test_users_of_another_server_are_invited_by_all_endpoints(
-    sqlite_federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = await play(sqlite_federation, monkeypatch)
+async def test_users_of_another_server_are_invited_by_all_endpoints(sqlite_federation: Federation) -> None:
+    resident = await play(sqlite_federation)
     (server,) = await sqlite_federation.start()
     dave = await server.register("dave")
     first, second, third = (resident.played.user(name) for name in ("one", "two", "three"))
@@ -219,10 +208,8 @@ async def test_users_of_another_server_are_invited_by_all_endpoints(
 
 
 @pytest_twisted.ensureDeferred
-async def test_joins_over_federation_have_a_rate_of_their_own(
-    sqlite_federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = await play(sqlite_federation, monkeypatch)
+async def test_joins_over_federation_have_a_rate_of_their_own(sqlite_federation: Federation) -> None:
+    resident = await play(sqlite_federation)
     (server,) = await sqlite_federation.start(
         limits={"joins_remote": {"per_second": 0.001, "burst_count": 1}, "joins_local": {"burst_count": 1000}}
     )
