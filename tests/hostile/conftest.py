@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.hostile.client import PREFIX, Actor
-from tests.support.routes import RouteInfo, all_routes
+from tests.support.routes import RouteInfo, client_routes
 from tests.support.server import RunningServer, run_server
 
 
@@ -29,7 +29,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="package")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> list[RouteInfo]:
     """The routes of the client API, each under one prefix."""
-    found = all_routes(tmp_path_factory.mktemp("routes"))
+    found = client_routes(tmp_path_factory.mktemp("routes"))
     return [
         route for route in found if not any(part in route.template for part in ("/r0/", "/media/v1/", "/unstable/"))
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+FOR_SERVERS = ("/_matrix/federation/", "/_matrix/key/", "/.well-known/matrix/server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ def all_routes(folder: Path) -> list[RouteInfo]:
     if done.returncode:
         raise RuntimeError(done.stderr.decode(errors="replace")[-4000:])
     return [RouteInfo(*row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
+def client_routes(folder: Path) -> list[RouteInfo]:
+    """Return the routes that are for clients: all that a server has that talks to no others."""
+    return [route for route in all_routes(folder) if not route.template.startswith(FOR_SERVERS)]
 
 
 def _main(folder: str) -> None:
