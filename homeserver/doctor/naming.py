@@ -113,8 +113,9 @@ async def find_endpoints(tools: Tools, patient: Patient, route: Route, findings:
             findings.fault(
                 "addresses",
                 f"{host} leads to {', '.join(private)} from here, a private address that other servers refuse.",
-                f"Give {host} a public address in the DNS; if only this machine sees another (see /etc/hosts), "
-                "that is harmless, and the doctor should run elsewhere.",
+                f"For the world, give {host} a public address in the DNS (if only this machine sees another, see "
+                "/etc/hosts, that is harmless, and the doctor should run elsewhere); in a closed network, "
+                "name its range in federation.ip_range_allowlist on all of its servers.",
             )
         if literal is None and len(private) < len(addresses):
             findings.good("addresses", f"{host} has the addresses {', '.join(addresses)}.")
