@@ -18,7 +18,7 @@ from typing import Any, Final
 from unittest import mock
 
 from sqlalchemy import create_engine
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 import storage.database
@@ -300,6 +300,9 @@ class World:
                 self.done[name] += 1
             elif result.check(HomeserverError) and not result.check(InternalFault):
                 self.refused[f"{name}: {type(result.value).__name__}"] += 1
+            elif result.check(CancelledError):
+                # The server crashed, or whoever waited for the answer went away.
+                self.refused[f"{name}: gone"] += 1
             else:
                 self.errors.records.append(f"{name} at {server.name}: {result.getTraceback()}")
 
