@@ -165,10 +165,13 @@ class KeyRing:
                 self._cache.move_to_end(server)
                 known[server] = cached
         if unread:
-            for server, each in (await self._database.read(partial(find_server_keys, server_names=unread))).items():
-                # Meanwhile a fetch may have brought something newer.
-                known[server] = self._cache.get(server) or each
-                self._remember(known[server])
+            stored = await self._database.read(partial(find_server_keys, server_names=unread))
+            for server in unread:
+                # Meanwhile a fetch may have brought something newer, or the first list of all.
+                found = self._cache.get(server) or stored.get(server)
+                if found is not None:
+                    known[server] = found
+                    self._remember(found)
         return known
 
     def _remember(self, known: KnownKeys) -> None:
