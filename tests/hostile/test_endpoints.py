@@ -76,7 +76,12 @@ def with_bodies(routes: list[RouteInfo]) -> list[RouteInfo]:
     return [
         route
         for route in routes
-        if route.method != "GET" and short(route) not in BODILESS and "upload" not in str(route)
+        if route.method != "GET"
+        and short(route) not in BODILESS
+        and "upload" not in str(route)
+        # They look for a backup before a body: see tests/users/test_encryption.py.
+        and "/room_keys/keys" not in str(route)
+        and not (route.method == "DELETE" and "/room_keys/" in str(route))
     ]
 
 
@@ -98,7 +103,8 @@ def test_what_is_no_json_object_is_refused_everywhere(
             attack.judge(f"{route} < {name}", reply, None if is_refused else f"answered {reply.status} {reply.errcode}")
         path = fill(route, attack.actor, attack.room_id, attack.event_id)
         reply = attack.actor.send(route.method, path, TOO_LARGE)
-        attack.judge(f"{route} < too large", reply, None if reply.status == 413 else f"answered {reply.status}")
+        is_refused = reply.status == 413 or len(TOO_LARGE) <= route.max_body_bytes
+        attack.judge(f"{route} < too large", reply, None if is_refused else f"answered {reply.status}")
         reply = attack.actor.send(route.method, path, packed, {"Content-Encoding": "gzip"})
         attack.judge(f"{route} < gzip", reply, None if reply.status in (400, 415) else f"answered {reply.status}")
         assert before == attack.actor.newest(attack.room_id), route
