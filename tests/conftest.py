@@ -6,6 +6,7 @@ A test that takes `database_url` runs twice, on SQLite and on MariaDB.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.databases import Mariadb, MariadbUnavailable, shared_mariadb
 NEED_ALL = bool(os.environ.get("SENNIT_TESTS_NEED_ALL"))
 # Common to the workers of one run: they inherit it from the process that starts them.
 RUN_VARIABLE = "SENNIT_TESTS_RUN_PID"
+LEAST_FREE_BYTES = 3 * 1024**3
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,13 +33,24 @@ def mariadb() -> Mariadb:
     """A private mariadbd; one for the whole run, started when first asked for."""
     run_pid = int(os.environ[RUN_VARIABLE])
     # Not under pytest's own folders: the path of a socket may be no longer than 107 bytes.
-    folder = Path(tempfile.gettempdir()) / f"sennit-tests-{os.getuid()}-{run_pid}"
+    folder = _roomy_folder() / f"sennit-tests-{os.getuid()}-{run_pid}"
     try:
         return shared_mariadb(folder, run_pid)
     except MariadbUnavailable as error:
         if NEED_ALL:
             raise
         pytest.skip(str(error))
+
+
+def _roomy_folder() -> Path:
+    """Return where a database server of the tests may live: in memory if there is room, for each test makes its tables.
+
+    What is flushed there outlives every process, and no test cuts the power.
+    """
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > LEAST_FREE_BYTES:
+        return memory
+    return Path(tempfile.gettempdir())
 
 
 @pytest.fixture

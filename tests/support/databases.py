@@ -4,7 +4,7 @@ The first test that asks starts the server; all workers of a run share it.  Nobo
 the child of a small keeper process (`python -m tests.support.databases keep …`), which ends the server and removes
 its files as soon as the test run is gone, even one that was killed.
 
-It keeps the durability of a real server (a commit is flushed), so that what is measured or lost here means something.
+It is set up like a real server (a commit is flushed); its files are in memory where there is room for them.
 """
 
 from __future__ import annotations
