@@ -118,11 +118,11 @@ class Graph:
 
     def take(self, wire: object, keys: Mapping[str, ServerKeys] = KNOWN_KEYS, *, keep: bool = False) -> str:
         """Return what becomes of a PDU: dropped, or the verdict, with "redacted " before it if its hash did not fit."""
-        begin = time.process_time()
+        begin = time.thread_time()
         try:
             return self._take(wire, keys, keep)
         finally:
-            assert time.process_time() - begin < MAX_SECONDS
+            assert time.thread_time() - begin < MAX_SECONDS
 
     def add(self, event_type: str, sender: str, content: Any, state_key: str | None = None, **changes: Any) -> Event:
         """Take an event that must be accepted, and make it the tip."""

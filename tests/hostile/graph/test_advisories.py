@@ -125,7 +125,7 @@ def test_tuwunel_1_4_8_only_an_invite_of_the_invited_is_an_invite() -> None:
 
 
 def test_signing_and_encoding_refuse_what_cannot_be_written() -> None:
-    begin = time.process_time()
+    begin = time.thread_time()
     for odd in ({"a": float("nan")}, {"a": "\ud800"}, {"a": 10**5_000}):
         with pytest.raises(BadJson):
             check_strict(odd)
@@ -133,4 +133,4 @@ def test_signing_and_encoding_refuse_what_cannot_be_written() -> None:
         with pytest.raises(BadJson):
             check_strict(odd)
             sign_json(odd, "a.example", KEYS["a.example"])
-    assert time.process_time() - begin < 1
+    assert time.thread_time() - begin < 1

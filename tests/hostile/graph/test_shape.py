@@ -35,7 +35,7 @@ def test_hostile_1_4_5_9_what_is_no_json_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ODD_BODIES)
 def test_hostile_1_2_3_5_8_odd_json_is_read_in_one_way_or_refused(name: str) -> None:
-    begin = time.process_time()
+    begin = time.thread_time()
     for check in (check_lax, check_strict):
         try:
             value = parse_exactly(ODD_BODIES[name])
@@ -43,7 +43,7 @@ def test_hostile_1_2_3_5_8_odd_json_is_read_in_one_way_or_refused(name: str) -> 
             assert value == parse_exactly(encode_canonical(value))
         except MatrixError:
             continue
-    assert time.process_time() - begin < 1
+    assert time.thread_time() - begin < 1
 
 
 def test_hostile_3_of_a_key_that_stands_twice_the_last_counts_everywhere() -> None:

@@ -291,9 +291,9 @@ def test_hostile_5_6_odd_identifiers_are_refused(parse: Any, text: Any) -> None:
 
 
 def test_hostile_12_a_signature_of_a_megabyte_is_cheap() -> None:
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(BadSignature):
         verify_signed_json(
             {"signatures": {ALICE: {"ed25519:1": "A" * 10**6}}}, ALICE, "ed25519:1", KEYS["a.example"].verify_key
         )
-    assert time.process_time() - begin < 0.1
+    assert time.thread_time() - begin < 0.1
