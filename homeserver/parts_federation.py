@@ -148,7 +148,8 @@ class Links:
         try:
             found = await self.client.query_directory(alias.server_name, alias)
         except RemoteRefused as refused:
-            if refused.status == 404:
+            # What does not know the endpoint says nothing of the alias.
+            if refused.status == 404 and refused.errcode != "M_UNRECOGNIZED":
                 return None
             raise
         return found.room_id, tuple(ServerName(server) for server in found.servers)

@@ -19,7 +19,7 @@ from .serving import KEYS_PATH, check_clock
 async def check_key_servers(tools: Tools, config: Config, findings: Findings) -> None:
     """Ask each trusted key server for its own keys."""
     whitelist = config.federation.domain_whitelist
-    remedy = "If it is gone for good, take it out of federation.trusted_key_servers."
+    remedy = "Name others in federation.trusted_key_servers, or ask none: trusted_key_servers = []."
     discovery = Discovery(tools.outgoing, tools.names, tools.clock, tools.chance)
     for entry in config.federation.trusted_key_servers:
         name = entry.server_name
