@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from homeserver.config_findings import at_key, findings_of
 from homeserver.config_idle import idle_settings
@@ -35,6 +35,7 @@ from homeserver.config_source import (
     line_of,
     toml_key_lines,
 )
+from homeserver.config_stream import Stream
 from homeserver.config_values import (
     UNREACHABLE_RANGES,
     Aliases,
@@ -46,6 +47,7 @@ from homeserver.config_values import (
     Name,
     Names,
     Networks,
+    Section,
     Size,
     Table,
     Text,
@@ -61,12 +63,6 @@ Loader = Callable[[Path], "Config"]
 # they stand on top of this package.  Other distributions add theirs as entry points of LOADER_GROUP, named by ending.
 LOADERS = {".yaml": "synapse_compat.config_yaml:load", ".yml": "synapse_compat.config_yaml:load"}
 LOADER_GROUP = "sennit.config_loaders"
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, no unknown keys, no guessing of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -296,6 +292,7 @@ class Limits(Section):
     remote_media: RateLimit = _rate(5, 500, "Files fetched from other servers, per user (or address).")
     presence: RateLimit = _rate(0.1, 1, "Presence updates, per user.")
     reports: RateLimit = _rate(1, 5, "Reports, per user.")
+    connections: RateLimit = _rate(200, 400, "New connections of the stream, all together.")
     user_directory: RateLimit = _rate(0.016, 200, "Searches for users, per user.")
     federation: FederationLimit = Field(default=FederationLimit(), description="How fast one other server may send.")
 
@@ -443,6 +440,7 @@ class Config(Section):
     user_directory: UserDirectory = UserDirectory()
     profiles: Profiles = Profiles()
     limits: Limits = Limits()
+    stream: Stream = Stream()
     media: Media = Media()
     federation: Federation = Federation()
     cache: Cache = Cache()
@@ -463,6 +461,11 @@ class Config(Section):
     def notices(self) -> tuple[Problem, ...]:
         """Settings of the file that have no effect on this server, each with its reason; in order of lines."""
         return self._notices
+
+    @property
+    def tls_listener(self) -> Listener | None:
+        """The first listener with a certificate, or None."""
+        return next((listener for listener in self.listeners if listener.tls_certificate_path is not None), None)
 
     @classmethod
     def load(cls, path: Path | str) -> Config:
@@ -528,6 +531,16 @@ class Config(Section):
         copy = self.model_copy()
         copy._source, copy._notices = source, notices
         return copy
+
+    @model_validator(mode="after")
+    def _a_certificate_for_lines(self) -> Self:
+        if self.stream.lines_tls_port is not None and self.tls_listener is None:
+            raise at_key(
+                "stream.lines_tls_port",
+                "needs a certificate: set tls_certificate_path and tls_key_path in one of [[listeners]],"
+                " or use lines_port, which is without TLS",
+            )
+        return self
 
     @model_validator(mode="after")
     def _defaults_into_data_dir(self, info: ValidationInfo) -> Self:

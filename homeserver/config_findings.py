@@ -36,7 +36,7 @@ _FOUND: tuple[tuple[type, str], ...] = (
 
 
 def at_key(key: str, message: str) -> PydanticCustomError:
-    """Return a mistake of a whole section that is shown at one of its keys."""
+    """Return a mistake of a whole section that is shown at one of its keys; of the whole file: `section.key`."""
     return PydanticCustomError("at_key", "{message}", {"key": key, "message": message})
 
 
@@ -52,7 +52,7 @@ def _finding(root: type[BaseModel], details: ErrorDetails) -> Finding:
     location: Location = tuple(details["loc"])
     kind, context = details["type"], details.get("ctx", {})
     if kind == "at_key":
-        return Finding((*location, str(context["key"])), str(context["message"]))
+        return Finding((*location, *str(context["key"]).split(".")), str(context["message"]))
     if kind == "extra_forbidden":
         return Finding(location, f"there is no such key{suggestion(root, location)}")
     if kind == "missing":

@@ -1,4 +1,4 @@
-"""The kinds of values that settings are made of: names, paths, addresses, sizes, durations.
+"""The kinds of values that settings are made of: names, paths, addresses, sizes, durations; and what sections share.
 
 Each kind is a type for the models of `homeserver.config` that checks its text and says what it expected.  A path
 and an SQLite URL are made absolute with the `base_dir` of the validation context, if there is one.
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo
 
 from homeserver.config_source import parse_duration_ms, parse_size
 from homeserver.errors import BadIdentifier
@@ -45,6 +45,12 @@ UNREACHABLE_RANGES = (
     "ff00::/8",
     "fec0::/10",
 )
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, no guessing of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 def _server_name(value: object) -> ServerName:
@@ -113,6 +119,7 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return f"sqlite:///{Path(base, name)}"
 
 
+Port = Annotated[int, Field(ge=0, le=65535)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 Name = Annotated[ServerName, PlainValidator(_server_name)]

@@ -81,6 +81,18 @@ def test_the_default_takes_accounts_by_token() -> None:
     assert f"sqlite:///{Path('somewhere').absolute()}/sennit.db" == config.database.url
 
 
+def test_lines_take_the_certificate_of_the_first_listener_that_has_one() -> None:
+    listeners = [
+        {"port": 1},
+        {"port": 2, "tls_certificate_path": "c2", "tls_key_path": "k2"},
+        {"port": 3, "tls_certificate_path": "c3", "tls_key_path": "k3"},
+    ]
+    config = Config.from_mapping(
+        {"server": {"name": "a"}, "listeners": listeners, "stream": {"lines_tls_port": 0, "lines_port": 0}}
+    )
+    assert config.listeners[1] == config.tls_listener
+
+
 def test_half_a_rate_keeps_the_default_of_the_other_half() -> None:
     limits = Config.from_mapping({"server": {"name": "a"}, "limits": {"message": {"per_second": 7}}}).limits
     assert (7, 10) == (limits.message.per_second, limits.message.burst_count)
@@ -160,6 +172,27 @@ def test_half_a_rate_keeps_the_default_of_the_other_half() -> None:
             (5, "registration.shared_secret_path", "give either shared_secret or shared_secret_path, not both"),
         ),
         ("[registration]\n\nenabled = true", (5, "registration.enabled", None)),
+        (
+            "[stream]\nlines_port = 1\nlines_tls_port = 2",
+            (
+                5,
+                "stream.lines_tls_port",
+                "needs a certificate: set tls_certificate_path and tls_key_path in one of [[listeners]],"
+                " or use lines_port, which is without TLS",
+            ),
+        ),
+        (
+            "[stream]\nlines_port = 1\nlines_tls_port = 1",
+            (5, "stream.lines_tls_port", "must be another port than lines_port"),
+        ),
+        (
+            '[stream]\nsilence_timeout_ms = "45s"',
+            (
+                4,
+                "stream.silence_timeout_ms",
+                "must be longer than ping_interval_ms, or every quiet client is cut off",
+            ),
+        ),
         ("[a\n", (3, "", None)),
         ('data_dir = "a"\ndata_dir = "b"', (4, "", None)),
     ],
