@@ -65,12 +65,12 @@ def count_waiting(tx: Transaction, device_nids: Iterable[int]) -> dict[int, int]
     }
 
 
-def load_messages(tx: Transaction, device_nid: int, upto: int, limit: int) -> list[Message]:
-    """Return the oldest messages for a device at positions up to `upto`."""
+def load_messages(tx: Transaction, device_nid: int, upto: int, limit: int, *, after: int = 0) -> list[Message]:
+    """Return the oldest messages for a device at after < position <= `upto`."""
     table = to_device_messages.c
     query = (
         select(table.position, table.content)
-        .where(table.device_nid == device_nid, table.position <= upto)
+        .where(table.device_nid == device_nid, table.position > after, table.position <= upto)
         .order_by(table.position)
         .limit(limit)
     )

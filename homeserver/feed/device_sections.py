@@ -25,6 +25,14 @@ class DeviceSections:
         """Return the messages that the response tells; see `ToDeviceStream.take`."""
         return NOTHING if device_nid is None else await self._to_device.take(device_nid, since)
 
+    async def between(self, device_nid: int, after: int) -> tuple[Told, bool]:
+        """Return messages for who stays, and whether those are all; see `ToDeviceStream.between`."""
+        return await self._to_device.between(device_nid, after)
+
+    async def acknowledge(self, device_nid: int, position: int) -> None:
+        """Forget the messages that a token of this position acknowledges."""
+        await self._to_device.acknowledge(device_nid, position)
+
     async def counts(self, device_nid: int | None) -> bytes:
         """Return the members that every response to a device has, without braces; empty without a device."""
         if device_nid is None:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import func, select
 from twisted.internet.defer import Deferred
@@ -111,6 +111,13 @@ class UserRoom:
     sender_nid: int = 0
 
 
+class Follower(Protocol):
+    """Whoever stays with a user's feed, as a live connection does."""
+
+    def wake(self) -> None:
+        """Something may have changed; called in a turn of the reactor of its own. It must not raise."""
+
+
 @dataclass(slots=True, eq=False)
 class UserFeed:
     """What is known in memory of a user who receives. Changes at positions over `floor` are all in `changed`."""
@@ -124,6 +131,7 @@ class UserFeed:
     # Position of the last change of any kind.
     last_change: int = 0
     waiting: list[Deferred[bool]] = field(default_factory=list)
+    followers: tuple[Follower, ...] = ()
     is_queued: bool = False
     # Kept by feed.unread and feed.lazy_members.
     unread: dict[RoomID, Any] = field(default_factory=dict)
@@ -389,6 +397,20 @@ class Feed:
             if timer.active():
                 timer.cancel()
 
+    def follow(self, user: UserFeed, follower: Follower) -> bool:
+        """Wake `follower` whenever something concerns the user, until it is told to `unfollow`.
+
+        False where `user` is not kept any more: ask for the user anew. When that happens later, the follower is woken.
+        """
+        if self._users.get(user.user_id) is not user:
+            return False
+        user.followers = (*user.followers, follower)
+        return True
+
+    def unfollow(self, user: UserFeed, follower: Follower) -> None:
+        """Wake `follower` no more."""
+        user.followers = tuple(each for each in user.followers if each is not follower)
+
     def stop(self) -> None:
         """Answer everybody who waits."""
         self.is_stopped = True
@@ -459,12 +481,15 @@ class Feed:
                 oldest = next(iter(changed))
                 user.floor = max(user.floor, changed.pop(oldest))
         user.last_change = position
-        if user.waiting and not user.is_queued:
-            user.is_queued = True
-            self._queue.append(user)
-            if not self._is_draining:
-                self._is_draining = True
-                self._clock.call_later(0, self._drain)
+        if (user.waiting or user.followers) and not user.is_queued:
+            self._enqueue(user)
+
+    def _enqueue(self, user: UserFeed) -> None:
+        user.is_queued = True
+        self._queue.append(user)
+        if not self._is_draining:
+            self._is_draining = True
+            self._clock.call_later(0, self._drain)
 
     def _drain(self) -> None:
         for _ in range(min(WAKE_SLICE, len(self._queue))):
@@ -473,6 +498,8 @@ class Feed:
             waiting, user.waiting = user.waiting, []
             for woken in waiting:
                 _fire(woken, True)
+            for follower in user.followers:
+                follower.wake()
         if self._queue:
             self._clock.call_later(0, self._drain)
         else:
@@ -494,7 +521,7 @@ class Feed:
         excess = len(self._users) + 1 - MAX_USERS
         if excess <= 0:
             return
-        idle = (user for user in self._users.values() if not user.waiting)
+        idle = (user for user in self._users.values() if not (user.waiting or user.followers))
         for user in list(islice(idle, excess)):
             self._drop_user(user)
 
@@ -509,6 +536,8 @@ class Feed:
         waiting, user.waiting = user.waiting, []
         for woken in waiting:
             _fire(woken, True)
+        if user.followers and not user.is_queued:
+            self._enqueue(user)
 
 
 def _fire(waiter: Deferred[bool], value: bool) -> None:

@@ -12,7 +12,7 @@ Spec: client-server API, "Syncing", `GET /_matrix/client/v3/sync`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -71,6 +71,8 @@ class SyncRequest:
     full_state: bool = False
     # The name of the state section that the client asked for instead of `state`, if it did.
     state_after: str | None = None
+    # Most events of a room that the client knows already; with it, the response ends (`Built.cut`) before one has more.
+    unbroken_limit: int | None = None
 
 
 class Bundles(Protocol):
@@ -116,6 +118,15 @@ class _Room:
     is_forked: bool = False
     state: list[StoredEvent] | None = None
     summary: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A response that is put together; `cut` is where an unbroken one has to end instead, then there is no body."""
+
+    body: bytes
+    is_empty: bool
+    cut: int | None = None
 
 
 class SentMembers:
@@ -165,6 +176,7 @@ class Sync:
             # A token from a stream that ran further than this one (a restored backup): go on from here.
             if since is not None and since > upto:
                 since = upto
+                request = replace(request, since=since)
             if (
                 since is not None
                 and not request.full_state
@@ -177,24 +189,35 @@ class Sync:
                 if await self._feed.wait(user, since, deadline - self._clock.monotonic()):
                     continue
                 return _empty(upto, b"" if devices is None else await devices.counts(request.device_nid))
-            body, is_empty = await self._build(request, user, since, upto, told)
+            built = await self.build(request, user, upto, told)
             left = deadline - self._clock.monotonic()
-            if not is_empty or since is None or request.full_state or left <= 0 or self._feed.is_stopped:
-                return body
+            if not built.is_empty or since is None or request.full_state or left <= 0 or self._feed.is_stopped:
+                return built.body
             await self._feed.wait(user, upto, left)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
-    async def _build(
-        self, request: SyncRequest, user: UserFeed, since: int | None, upto: int, told: Told
-    ) -> tuple[bytes, bool]:
+    async def build(
+        self,
+        request: SyncRequest,
+        user: UserFeed,
+        upto: int,
+        told: Told,
+        places: Sequence[UserRoom] | None = None,
+    ) -> Built:
+        """Return what there is to tell at positions up to `upto`.
+
+        That is the watermark, and nothing has been waited for since; or `places` are the user's rooms as they were.
+        """
         chosen = request.filter
+        since = request.since
         sections: list[bytes] = []
         is_empty = True
         devices = self._streams.devices
         if since is None or request.full_state or user.last_change > since or since < user.floor:
             # Before anything is waited for: the memberships are those at `upto`.
-            places = self._changed_places(request, user, since)
+            if places is None:
+                places = self._changed_places(request, user, since)
             if since is not None and not request.full_state and since < user.floor:
                 joined_nids = [place.room_nid for place in places if place.membership == "join"]
                 nids = await self._store.database.read(
@@ -203,7 +226,13 @@ class Sync:
                 places = [place for place in places if place.room_nid in nids or place.since > since]
             ignored = await self._streams.ignored_users(user)
             rooms, invites, knocks = await self._choose_rooms(request, user, places, since, upto)
-            parts = await self._render_rooms(request, user, rooms, ignored)
+            for room in rooms:
+                await self._fill_timeline(request, user, room, ignored)
+            if request.unbroken_limit is not None:
+                cut = await self._cut(rooms, request.unbroken_limit, upto)
+                if cut is not None:
+                    return Built(b"", False, cut)
+            parts = await self._render_rooms(request, user, rooms)
             joined = [part for room, part in zip(rooms, parts, strict=True) if part and not room.is_left]
             left = [part for room, part in zip(rooms, parts, strict=True) if part and room.is_left]
             inner = []
@@ -239,7 +268,24 @@ class Sync:
             if counts:
                 sections.append(counts)
         head = b'{"next_batch":"%s"' % str(StreamToken(upto)).encode()
-        return b",".join([head, *sections]) + b"}", is_empty
+        return Built(b",".join([head, *sections]) + b"}", is_empty)
+
+    async def _cut(self, rooms: Sequence[_Room], limit: int, upto: int) -> int | None:
+        """Return where the response has to end, so that no room's timeline lacks what its client was not told yet."""
+        cut = upto
+        for room in rooms:
+            if not room.is_limited or (room.is_left and room.last_join is None):
+                continue
+            place = room.place
+            if room.after is None:
+                first = room.events[0].stored.position or 0 if room.events else upto
+                if first > place.since:
+                    # Told as it was at the join, and from there on.
+                    cut = min(cut, place.since)
+                continue
+            end = await self._timeline.unbroken_end(place.room_id, place.room_nid, room.after, room.upto, limit)
+            cut = min(cut, end)
+        return cut if cut < upto else None
 
     def _changed_places(self, request: SyncRequest, user: UserFeed, since: int | None) -> list[UserRoom]:
         """Return the user's rooms in which something may have changed; all where memory does not reach back so far."""
@@ -290,14 +336,10 @@ class Sync:
 
     # -- joined and left rooms ---------------------------------------------------------------------------------------
 
-    async def _render_rooms(
-        self, request: SyncRequest, user: UserFeed, rooms: list[_Room], ignored: frozenset[str]
-    ) -> list[bytes]:
+    async def _render_rooms(self, request: SyncRequest, user: UserFeed, rooms: list[_Room]) -> list[bytes]:
         if not rooms:
             return []
         chosen = request.filter
-        for room in rooms:
-            await self._fill_timeline(request, user, room, ignored)
         shown = [seen.stored for room in rooms for seen in room.events or ()]
         bundles = await self._streams.bundles.of(user, shown)
         await self._fill_states(request, user, rooms)
@@ -385,7 +427,10 @@ class Sync:
                     return False
                 return chosen.matches_event(event.type, event.sender, room_id, event.content)
 
-        limit = chosen.limit if chosen.limit is not None else DEFAULT_LIMIT
+        if request.unbroken_limit is not None and room.after is not None:
+            limit = request.unbroken_limit
+        else:
+            limit = chosen.limit if chosen.limit is not None else DEFAULT_LIMIT
         events, room.is_limited = await self._timeline.window_after_gap(
             room_id, room.place.room_nid, after=room.after, upto=room.upto, limit=limit, accept=accept
         )

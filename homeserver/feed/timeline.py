@@ -86,6 +86,22 @@ class Timeline:
             return found, is_limited
         return [stored for stored in found if (stored.position or 0) >= gap], True
 
+    async def unbroken_end(self, room_id: RoomID, room_nid: int, after: int, upto: int, limit: int) -> int:
+        """Return the highest position, up to `upto`, to which `limit` events at most lead from `after` without a gap.
+
+        A gap right at the beginning is passed: nobody can be told what is before it.
+        """
+        events = await self.page(room_nid, start=after, limit=limit + 1, backwards=False)
+        positions = [stored.position or 0 for stored in events]
+        if not positions or positions[0] > upto:
+            return upto
+        end = upto if len(positions) <= limit else min(upto, positions[limit - 1])
+        while True:
+            gap = await self._newest_gap(room_id, room_nid, after, end)
+            if gap is None or gap <= positions[0]:
+                return end
+            end = gap - 1
+
     async def page(
         self, room_nid: int, *, start: int, limit: int, backwards: bool, stop: int | None = None
     ) -> list[StoredEvent]:

@@ -13,7 +13,8 @@ acknowledges", by the next `since`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -34,9 +35,24 @@ MAX_DEVICES: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The messages of one response, encoded."""
+    """The messages of one response, encoded, with their positions.
+
+    With a `mark`, that position is the first token that acknowledges them; without, each is acknowledged by a token at
+    or over its position.
+    """
 
     messages: tuple[bytes, ...] = ()
+    positions: tuple[int, ...] = ()
+    mark: int | None = None
+
+    def upto(self, position: int) -> Told:
+        """Return what may be told in a response whose token is `position`."""
+        if not self.positions or (self.positions[-1] <= position and self.mark is None):
+            return self
+        if self.mark is not None:
+            return self if self.mark <= position else NOTHING
+        count = bisect_right(self.positions, position)
+        return Told(self.messages[:count], self.positions[:count])
 
 
 NOTHING: Final = Told()
@@ -45,8 +61,7 @@ NOTHING: Final = Told()
 @dataclass(frozen=True, slots=True)
 class _Inbox:
     messages: tuple[bytes, ...]
-    # Position of the last of them.
-    last: int
+    positions: tuple[int, ...]
     needs_mark: bool
     is_whole: bool
 
@@ -92,13 +107,49 @@ class ToDeviceStream:
                 partial(_take, device_nid=device_nid, since=acknowledged, upto=upto)
             )
             if inbox.needs_mark:
-                acknowledges = inbox.last if not inbox.is_whole else upto
-                await self._mark(device_nid, acknowledges)
-                return Told(inbox.messages)
+                acknowledges = inbox.positions[-1] if not inbox.is_whole else upto
+                return Told(inbox.messages, inbox.positions, await self._mark(device_nid, acknowledges))
             if self._published == published and not inbox.messages and self._newest.get(device_nid, 0) <= upto:
                 self._newest[device_nid] = 0
             if self._newest.get(device_nid, 0) <= upto:
-                return Told(inbox.messages) if inbox.messages else NOTHING
+                return Told(inbox.messages, inbox.positions) if inbox.messages else NOTHING
+
+    async def between(self, device_nid: int, after: int) -> tuple[Told, bool]:
+        """Return the oldest messages at positions over `after`, and whether those are all.
+
+        For who stays; the messages wait on, unacknowledged. As with `take`, the token of the update that tells them is
+        the watermark right after this returns, or lower.
+        """
+        while True:
+            newest = self._newest.get(device_nid)
+            if newest is None:
+                newest = await self._look(device_nid)
+            # 1: something waits, nobody knows where.
+            if newest == 0 or 1 < newest <= after:
+                return NOTHING, True
+            upto, published = self._feed.watermark, self._published
+            found = await self._store.database.read(
+                partial(storage.load_messages, device_nid=device_nid, upto=upto, limit=MAX_MESSAGES + 1, after=after)
+            )
+            chosen, is_whole = _fitting(found)
+            if self._published == published and is_whole and self._newest.get(device_nid) == 1:
+                # Not 0: what is told is not acknowledged yet.
+                self._newest[device_nid] = max(2, after, found[-1].position if found else 0)
+            if not is_whole or self._newest.get(device_nid, 0) <= upto:
+                told = Told(tuple(each.content for each in chosen), tuple(each.position for each in chosen))
+                return (told if chosen else NOTHING), is_whole
+
+    async def acknowledge(self, device_nid: int, position: int) -> None:
+        """Forget the messages that a token of this position acknowledges."""
+        newest = self._newest.get(device_nid)
+        if newest is None:
+            newest = await self._look(device_nid)
+        if newest == 0 or position > self._feed.watermark:
+            return
+        published = self._published
+        mark = await self._store.database.write(lambda tx: _acknowledge(tx, device_nid, position))
+        if self._published == published and 1 < self._newest.get(device_nid, 0) <= position:
+            self._newest[device_nid] = 0 if mark is None else 1
 
     async def _look(self, device_nid: int) -> int:
         published = self._published
@@ -113,17 +164,19 @@ class ToDeviceStream:
         self._newest[device_nid] = newest
         return newest
 
-    async def _mark(self, device_nid: int, acknowledges: int) -> None:
-        await store_change(
-            self._store.positions,
-            lambda position: self._store.database.write(
-                lambda tx: storage.set_mark(tx, device_nid, Mark(position, acknowledges))
-            ),
-            lambda position, result: None,
-        )
+    async def _mark(self, device_nid: int, acknowledges: int) -> int:
+        token = 0
+
+        def write(position: int) -> Awaitable[None]:
+            nonlocal token
+            token = position
+            return self._store.database.write(lambda tx: storage.set_mark(tx, device_nid, Mark(position, acknowledges)))
+
+        await store_change(self._store.positions, write, lambda position, result: None)
+        return token
 
 
-def _take(tx: Transaction, device_nid: int, since: int, upto: int) -> _Inbox:
+def _acknowledge(tx: Transaction, device_nid: int, since: int) -> Mark | None:
     mark = storage.find_mark(tx, device_nid)
     if mark is None:
         acknowledged = since
@@ -131,7 +184,11 @@ def _take(tx: Transaction, device_nid: int, since: int, upto: int) -> _Inbox:
         acknowledged = (mark.acknowledges or 0) if since >= mark.token else 0
     if acknowledged:
         storage.delete_messages(tx, device_nid, acknowledged)
-    found = storage.load_messages(tx, device_nid, upto, MAX_MESSAGES + 1)
+    return mark
+
+
+def _fitting(found: Sequence[Message]) -> tuple[list[Message], bool]:
+    """Return what fits into one response, and whether that is all."""
     chosen: list[Message] = []
     size = 0
     for message in found[:MAX_MESSAGES]:
@@ -139,11 +196,17 @@ def _take(tx: Transaction, device_nid: int, since: int, upto: int) -> _Inbox:
         if chosen and size > MAX_BYTES:
             break
         chosen.append(message)
-    is_whole = len(chosen) == len(found)
+    return chosen, len(chosen) == len(found)
+
+
+def _take(tx: Transaction, device_nid: int, since: int, upto: int) -> _Inbox:
+    mark = _acknowledge(tx, device_nid, since)
+    found = storage.load_messages(tx, device_nid, upto, MAX_MESSAGES + 1)
+    chosen, is_whole = _fitting(found)
     # Whoever asks with `since` again must not acknowledge by it what may be lost with this response.
     is_behind = bool(chosen) and chosen[0].position <= since
     needs_mark = not is_whole or is_behind
     if mark is not None and not needs_mark:
         storage.delete_mark(tx, device_nid)
-    last = chosen[-1].position if chosen else 0
-    return _Inbox(tuple(message.content for message in chosen), last, needs_mark, is_whole)
+    contents = tuple(message.content for message in chosen)
+    return _Inbox(contents, tuple(message.position for message in chosen), needs_mark, is_whole)

@@ -1,0 +1,214 @@
+"""The unbroken stream of a live connection: one update after the other, each from where the last one ended.
+
+A connection is a `Place`: a position, and what has to be known of its device's inbox. It holds no queue. Whoever can
+take the next update asks for it, and gets what has come meanwhile: nothing that is in a room's timeline is left out,
+however long that was. What would not fit into one update ends at an earlier position, and the rest is in the next.
+
+Of messages to the device, an update tells those at positions up to its own; they stay in the inbox until they are
+acknowledged. An inbox that once did not fit into a response has a mark (see `streams.to_device`): then the next
+messages come only after an acknowledgement, as with /sync.
+
+docs/stream.md is the contract.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import func, select
+
+from homeserver.model.filters import Filter
+from homeserver.model.ids import UserID
+from storage.store import Store
+from storage.tables.rooms import membership_changes
+from storage.transaction import Transaction, chunks
+
+from .device_sections import DeviceSections
+from .feed import Feed, UserFeed, UserRoom
+from .streams.to_device import NOTHING, Told
+from .sync import Sync, SyncRequest
+
+# LIMIT: events of one room in an update that goes on from an earlier one.
+MAX_IN_UPDATE: Final = 100
+
+
+class Place:
+    """Where a live connection stands in the stream.
+
+    `position` is None before the first update of one that came without a token.
+    """
+
+    __slots__ = (
+        "_acknowledged",
+        "_counts",
+        "_inbox_upto",
+        "_is_waiting",
+        "device_nid",
+        "filter",
+        "position",
+        "state_after",
+        "user_id",
+        "user_nid",
+    )
+
+    def __init__(
+        self,
+        user_id: UserID,
+        user_nid: int,
+        device_nid: int | None,
+        position: int | None,
+        filter: Filter,
+        state_after: str | None = None,
+    ) -> None:
+        self.user_id = user_id
+        self.user_nid = user_nid
+        self.device_nid = device_nid
+        self.position = position
+        self.filter = filter
+        self.state_after = state_after
+        # The position of the newest token that the client has certainly got.
+        self._acknowledged = position
+        # Up to where the inbox has been told; None: it is to be taken anew, with what `_acknowledged` acknowledges.
+        self._inbox_upto: int | None = None
+        # Whether more of the inbox may only be told after an acknowledgement.
+        self._is_waiting = False
+        # The counts of keys that were told last.
+        self._counts = b""
+
+
+class LiveUpdates:
+    """Makes the updates of live connections."""
+
+    def __init__(self, store: Store, feed: Feed, sync: Sync, devices: DeviceSections | None) -> None:
+        self._store = store
+        self._feed = feed
+        self._sync = sync
+        self._devices = devices
+
+    def has_news(self, place: Place, user: UserFeed) -> bool:
+        """Tell whether `next` might have something, without looking closely."""
+        position = place.position
+        return position is None or user.last_change > position or position < user.floor
+
+    async def next(self, place: Place) -> bytes | None:
+        """Return the next update, and move the place behind it; None if there is nothing to tell.
+
+        One at a time for each place.
+        """
+        while True:
+            told, is_whole = await self._told(place)
+            user = self._feed.find_user(place.user_id)
+            if user is None:
+                await self._feed.user(place.user_id, place.user_nid)
+                continue
+            # Nothing is waited for between `_told` and this, as in `Sync.respond`.
+            watermark = self._feed.watermark
+            if place.position is not None and place.position > watermark:
+                # A token from a stream that ran further than this one (a restored backup): go on from here.
+                place.position = watermark
+            body, upto = await self._make(place, user, told, watermark if is_whole else told.positions[-1])
+            place.position = upto
+            if body is not None or (upto == watermark and is_whole):
+                return body
+
+    async def acknowledge(self, place: Place, position: int) -> bool:
+        """Take note that the client has got all updates up to a token's position; True: more may be told at once."""
+        if self._devices is None or place.device_nid is None or place.position is None:
+            return False
+        position = min(position, place.position)
+        if position <= (place._acknowledged or 0):
+            return False
+        place._acknowledged = position
+        if place._is_waiting:
+            if position < (place._inbox_upto or 0):
+                return False
+            place._is_waiting = False
+            place._inbox_upto = None
+            return True
+        if place._inbox_upto is not None:
+            await self._devices.acknowledge(place.device_nid, position)
+        return False
+
+    async def _told(self, place: Place) -> tuple[Told, bool]:
+        """Return the messages that the next update may tell, and whether those are all there are."""
+        if self._devices is None or place.device_nid is None or place._is_waiting:
+            return NOTHING, True
+        if place._inbox_upto is None:
+            return await self._devices.take(place.device_nid, place._acknowledged), True
+        return await self._devices.between(place.device_nid, place._inbox_upto)
+
+    async def _make(self, place: Place, user: UserFeed, told: Told, upto: int) -> tuple[bytes | None, int]:
+        """Return an update that ends at `upto` or before, None if it would be empty, and where it ends."""
+        is_first = place.position is None
+        request = SyncRequest(
+            user_id=place.user_id,
+            user_nid=place.user_nid,
+            device_nid=place.device_nid,
+            since=place.position,
+            filter=place.filter,
+            state_after=place.state_after,
+            unbroken_limit=None if is_first else MAX_IN_UPDATE,
+        )
+        places = None
+        if upto < self._feed.watermark:
+            places = await self._rooms_at(user, upto)
+        told_here = told.upto(upto)
+        built = await self._sync.build(request, user, upto, told_here, places)
+        while built.cut is not None:
+            upto = built.cut
+            told_here = told.upto(upto)
+            built = await self._sync.build(request, user, upto, told_here, await self._rooms_at(user, upto))
+        counts = b""
+        if self._devices is not None and place.device_nid is not None:
+            counts = await self._devices.counts(place.device_nid)
+            if not place._is_waiting:
+                self._note_told(place, told, told_here, upto)
+        if built.is_empty and not is_first and counts == place._counts:
+            return None, upto
+        place._counts = counts
+        return built.body, upto
+
+    def _note_told(self, place: Place, told: Told, told_here: Told, upto: int) -> None:
+        if told.mark is None:
+            place._inbox_upto = upto
+        elif told_here is told:
+            # Only an acknowledgement of this update, or a later one, leads on.
+            place._inbox_upto, place._is_waiting = upto, True
+
+    async def _rooms_at(self, user: UserFeed, upto: int) -> list[UserRoom]:
+        """Return the user's rooms as they were at an earlier position."""
+        rooms = list(user.rooms.values())
+        moved = [room for room in rooms if room.since > upto]
+        if not moved:
+            return rooms
+        nids = [room.room_nid for room in moved]
+        found = await self._store.database.read(lambda tx: load_memberships_at(tx, user.user_nid, nids, upto))
+        result = [room for room in rooms if room.since <= upto]
+        for room in moved:
+            earlier = found.get(room.room_nid)
+            if earlier is not None:
+                membership, event_nid, since = earlier
+                result.append(UserRoom(room.room_id, room.room_nid, membership, event_nid, since))
+        return result
+
+
+def load_memberships_at(
+    tx: Transaction, user_nid: int, room_nids: list[int], upto: int
+) -> dict[int, tuple[str, int, int]]:
+    """Return (membership, event, since) of a local user in rooms as of a position, by room; never there: missing."""
+    changes = membership_changes.c
+    found: dict[int, tuple[str, int, int]] = {}
+    for part in chunks(room_nids):
+        latest = (
+            select(changes.room_nid, func.max(changes.position).label("position"))
+            .where(changes.user_nid == user_nid, changes.room_nid.in_(part), changes.position <= upto)
+            .group_by(changes.room_nid)
+            .subquery()
+        )
+        query = (
+            select(changes.room_nid, changes.membership, changes.event_nid, changes.position)
+            .join(latest, latest.c.position == changes.position)
+            .where(changes.user_nid == user_nid)
+        )
+        found.update((row[0], (row[1], row[2], row[3])) for row in tx.all(query))
+    return found
