@@ -457,9 +457,11 @@ def _run(options: argparse.Namespace) -> int:
     from homeserver.extensions import default_extensions
     from homeserver.runtime.clock import RealClock
     from homeserver.runtime.garbage import GarbageCollection
+    from homeserver.runtime.open_files import raise_open_files
 
     config = _config(options)
     _start_logging(config)
+    raise_open_files(config.stream.max_sessions)
     reactor = _reactor()
     homeserver = Homeserver(config, reactor=reactor, extensions=default_extensions())
     garbage = GarbageCollection(RealClock(reactor))
