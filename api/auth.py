@@ -49,6 +49,11 @@ class Authenticator:
         Raises MissingToken, UnknownToken, UserLocked, GuestForbidden, NotAllowed.
         """
         access: Access = route.auth
+        if request.requester is not None:
+            # Known by the connection that it came on.
+            self._admit(request.requester, access, request)
+            requester: Requester | None = request.requester
+            return requester
         token = token_of(request)
         if token is None:
             if access is Access.OPTIONAL:

@@ -187,6 +187,8 @@ class Homeserver(Service):
         if built is not None:
             built.base.feed.stop()
             built.rooms.event_stream.stop()
+            if built.stream is not None:
+                built.stream.stop()
         for site in self._sites:
             site.close_idle()
         self._sites.clear()

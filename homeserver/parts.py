@@ -18,6 +18,7 @@ from api.auth import Authenticator
 from api.client.account import Account
 from api.client.account_data import AccountDataApi
 from api.client.capabilities import Capabilities
+from api.client.chosen_filter import ChosenFilters
 from api.client.devices import Devices as DevicesApi
 from api.client.directory import DirectoryAPI
 from api.client.events import Events
@@ -36,6 +37,7 @@ from api.client.relations import Relations
 from api.client.send import Send
 from api.client.state import State
 from api.client.summaries import RoomSummaries
+from api.client.sync import Seen
 from api.client.sync import Sync as SyncApi
 from api.client.tags import TagsApi
 from api.client.threads import Threads as ThreadsApi
@@ -47,6 +49,7 @@ from api.client.wellknown import WellKnown, client_discovery, support_contact
 from api.health import Health
 from api.media import MediaApi
 from api.ratelimit import ClientRates, Limit, PasswordAttempts
+from api.stream.door import StreamDoor
 from homeserver.appservices.client import AppserviceClient
 from homeserver.appservices.registry import Registry
 from homeserver.appservices.sender import AppserviceSender
@@ -69,6 +72,7 @@ from homeserver.model.room_versions import ROOM_VERSIONS
 from homeserver.model.signing import SigningKey, VerifyKey
 from homeserver.parts_encryption import Encryption, build_encryption
 from homeserver.parts_federation import Links, build_inlets, build_links
+from homeserver.parts_stream import build_stream
 from homeserver.ports import NoEdus
 from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.auto_join import AutoJoin
@@ -171,6 +175,7 @@ class Data:
     streams: Streams
     bundles: Bundles
     encryption: Encryption
+    sync: Sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,7 @@ class Parts:
     authenticator: Authenticator
     register: Register
     routes: Sequence[Route]
+    stream: StreamDoor | None
 
     def services(self) -> dict[str, Any]:
         """Return what extensions may use."""
@@ -292,7 +298,12 @@ async def build(
             appservices=access,
         )
         openid = OpenID(base.store.database, clock)
-        routes = _routes(base, data, users, rooms, media, register, access)
+        filters = ChosenFilters(lambda _, user_nid, text: users.filters.get(user_nid, text), users.filters.parse)
+
+        def seen(requester: Requester, set_presence: str | None, for_s: float) -> None:
+            data.presence.seen(requester.user_id, requester.device_id, set_presence, for_s=for_s)
+
+        routes = _routes(base, data, users, rooms, media, register, access, filters, seen)
         routes += data.encryption.routes(users.interactive_auth)
         routes += OpenIDAPI(openid, server_name=base.server_name).routes()
         if base.links is not None:
@@ -300,6 +311,12 @@ async def build(
             routes += inlets.routes
             routes += data.encryption.inlets(inlets.signed, inlets.edus)
         routes += AppservicePing(registry, appservices.client, appservices.sender).routes()
+        # Without services, no token need be looked for among theirs.
+        authenticator = Authenticator(users.sessions, appservice_requester=access.requester if len(registry) else None)
+        stream = None
+        if config.stream.enabled:
+            stream, opening = build_stream(base, data, users, authenticator, filters, seen, routes, reactor)
+            routes += opening
         await users.accounts.start()
         await users.registration.start()
         users.sessions.start()
@@ -317,9 +334,7 @@ async def build(
         await base.work_threads.stop()
         await base.database_threads.stop()
         raise
-    # Without services, no token need be looked for among theirs.
-    authenticator = Authenticator(users.sessions, appservice_requester=access.requester if len(registry) else None)
-    return Parts(base, data, users, rooms, media, authenticator, register, routes)
+    return Parts(base, data, users, rooms, media, authenticator, register, routes, stream)
 
 
 async def _open(
@@ -453,6 +468,18 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
         servers=links.client if links is not None else None,
         tells_names=base.config.federation.device_names_over_federation,
     )
+    presence = Presence(store, feed, clock, base.tasks, base.config.presence, stream=presence_stream, edus=edus)
+    streams = Streams(
+        ephemeral=(receipts_stream, typing_stream),
+        room_account_data=data_stream,
+        account_data=data_stream,
+        presence=presence_stream,
+        unread=unread,
+        bundles=bundles,
+        ignored_users=account_data.ignored_users,
+        blocks_invites=account_data.blocks_invites,
+        devices=encryption.sections,
+    )
     return Data(
         account_data=account_data,
         receipts=Receipts(
@@ -466,21 +493,12 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
             servers_of=servers_of,
         ),
         typing=Typing(store, feed, clock, stream=typing_stream, edus=edus, servers_of=servers_of),
-        presence=Presence(store, feed, clock, base.tasks, base.config.presence, stream=presence_stream, edus=edus),
+        presence=presence,
         push_rules=PushRules(store, feed, stream=data_stream, unread=unread),
-        streams=Streams(
-            ephemeral=(receipts_stream, typing_stream),
-            room_account_data=data_stream,
-            account_data=data_stream,
-            presence=presence_stream,
-            unread=unread,
-            bundles=bundles,
-            ignored_users=account_data.ignored_users,
-            blocks_invites=account_data.blocks_invites,
-            devices=encryption.sections,
-        ),
+        streams=streams,
         bundles=bundles,
         encryption=encryption,
+        sync=Sync(store, feed, base.timeline, clock, streams),
     )
 
 
@@ -656,6 +674,8 @@ def _routes(
     media: MediaRepository,
     register: Register,
     appservices: AppserviceAccess,
+    filters: ChosenFilters,
+    seen: Seen,
 ) -> list[Route]:
     config, server_name = base.config, base.server_name
     has_passwords = config.registration.passwords
@@ -663,9 +683,6 @@ def _routes(
 
     async def shares_room(requester: Requester, user_id: UserID) -> bool:
         return await base.store.database.read(lambda tx: share_a_room(tx, requester.user_id, user_id))
-
-    def seen(requester: Requester, set_presence: str | None, for_s: float) -> None:
-        data.presence.seen(requester.user_id, requester.device_id, set_presence, for_s=for_s)
 
     apis: list[Any] = [
         Health(),
@@ -713,12 +730,7 @@ def _routes(
             base.rates,
             check_alias=rooms.publishing.check_new_canonical_alias,
         ),
-        SyncApi(
-            Sync(base.store, base.feed, base.timeline, base.clock, data.streams),
-            lambda user_id, user_nid, text: users.filters.get(user_nid, text),
-            users.filters.parse,
-            seen,
-        ),
+        SyncApi(data.sync, filters, seen),
         Events(rooms.history, rooms.event_stream),
         Messages(rooms.history),
         State(rooms.state),

@@ -58,6 +58,17 @@ class SessionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Rights:
+    """What an account may do, and what it is kept from."""
+
+    is_admin: bool
+    is_guest: bool
+    is_locked: bool
+    is_suspended: bool
+    is_shadow_banned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshTokenRow:
     """A refresh token, with its user and device."""
 
@@ -198,12 +209,18 @@ def find_session(tx: Transaction, token_hash: bytes) -> SessionRow | None:
     return None if row is None else SessionRow(*row[:6], *map(bool, row[6:]))
 
 
-def is_locked_session(tx: Transaction, user_nid: int, device_nid: int | None, token_hash: bytes | None) -> bool | None:
-    """Tell whether a session is a locked account's: the session of a device, else of a token, else of an account.
+def find_rights(tx: Transaction, user_nid: int, device_nid: int | None, token_hash: bytes | None) -> Rights | None:
+    """Return the rights of a session that was known: that of a device, else of a token, else of an account.
 
     None when that is gone, or the account deactivated.
     """
-    query = select(accounts.c.is_locked).where(accounts.c.user_nid == user_nid, accounts.c.is_deactivated.is_(False))
+    query = select(
+        accounts.c.is_admin,
+        accounts.c.is_guest,
+        accounts.c.is_locked,
+        accounts.c.is_suspended,
+        accounts.c.is_shadow_banned,
+    ).where(accounts.c.user_nid == user_nid, accounts.c.is_deactivated.is_(False))
     if device_nid is not None:
         query = query.join(devices, devices.c.user_nid == accounts.c.user_nid).where(devices.c.device_nid == device_nid)
     elif token_hash is not None:
@@ -211,7 +228,7 @@ def is_locked_session(tx: Transaction, user_nid: int, device_nid: int | None, to
             access_tokens.c.token_hash == token_hash
         )
     row: Any = tx.first(query)
-    return None if row is None else bool(row[0])
+    return None if row is None else Rights(*map(bool, row))
 
 
 def find_refresh_token(tx: Transaction, token_hash: bytes) -> RefreshTokenRow | None:

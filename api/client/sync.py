@@ -5,47 +5,34 @@ Spec: client-server API, "Syncing".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from homeserver.errors import InvalidParam
 from homeserver.feed.sync import Sync as FeedSync
 from homeserver.feed.sync import SyncRequest
-from homeserver.model.canonical_json import JsonObject
-from homeserver.model.filters import Filter
-from homeserver.model.ids import UserID
 from homeserver.model.tokens import StreamToken
 from homeserver.users.sessions import Requester
-from homeserver.web.request import WebRequest, parse_json_object
+from homeserver.web.request import WebRequest
 from homeserver.web.response import Response
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access
-
-FindFilter = Callable[[UserID, int, str], Awaitable[Filter]]
-"""Returns a user's stored filter by its ID; raises NotFound."""
-
-ParseFilter = Callable[[JsonObject], Filter]
-"""Returns the filter that a JSON object describes; raises BadJson or TooLarge."""
+from .chosen_filter import ChosenFilters
 
 Seen = Callable[[Requester, str | None, float], None]
 """Told that a device is here, with its `set_presence`, and for how many seconds it may wait."""
 
 _UNSTABLE_STATE_AFTER: Final = "org.matrix.msc4222.use_state_after"
-# LIMIT: inline filters that are kept parsed; clients send the same one with every request.
-_MAX_FILTERS: Final = 500
-_MAX_FILTER_TEXT: Final = 65_536
 
 
 class Sync:
     """`/sync`."""
 
-    def __init__(self, sync: FeedSync, find_filter: FindFilter, parse_filter: ParseFilter, seen: Seen) -> None:
+    def __init__(self, sync: FeedSync, filters: ChosenFilters, seen: Seen) -> None:
         self._sync = sync
-        self._parse_filter = parse_filter
-        self._find_filter = find_filter
+        self._filters = filters
         self._seen = seen
-        self._inline: dict[str, Filter] = {}
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -64,7 +51,7 @@ class Sync:
         requester: Requester = request.requester
         since_text = request.query("since")
         since = StreamToken.parse(since_text).position if since_text else None
-        chosen = await self.filter_of(requester, request.query("filter"))
+        chosen = await self._filters.of_text(requester, request.query("filter"))
         presence = request.query("set_presence")
         if presence not in (None, "offline", "online", "unavailable"):
             raise InvalidParam("'set_presence' must be offline, online or unavailable")
@@ -88,20 +75,3 @@ class Sync:
             )
         )
         return Response(200, body)
-
-    async def filter_of(self, requester: Requester, text: str | None) -> Filter:
-        """Return the filter that a query parameter gives, inline or by ID."""
-        if not text:
-            return Filter.default()
-        if not text.startswith("{"):
-            return await self._find_filter(requester.user_id, requester.user_nid, text)
-        known = self._inline.get(text)
-        if known is None:
-            if len(text) > _MAX_FILTER_TEXT:
-                raise InvalidParam("the filter is too long: store it and give its ID")
-            known = self._parse_filter(parse_json_object(text.encode()))
-            if len(self._inline) >= _MAX_FILTERS:
-                self._inline.clear()
-            if len(text) < 4096:
-                self._inline[text] = known
-        return known

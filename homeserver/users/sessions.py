@@ -17,7 +17,7 @@ import hashlib
 import secrets
 import string
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from homeserver.config import Sessions as SessionsConfig
@@ -153,13 +153,25 @@ class Sessions:
 
         A device whose access token has been refreshed or has expired meanwhile is still logged in.
         """
-        is_locked = await self._database.read(
-            lambda tx: storage.is_locked_session(tx, requester.user_nid, requester.device_nid, requester.token_hash)
+        await self.renewed(requester)
+
+    async def renewed(self, requester: Requester) -> Requester:
+        """Return a requester with the rights of now; raises like `check_lives`."""
+        rights = await self._database.read(
+            lambda tx: storage.find_rights(tx, requester.user_nid, requester.device_nid, requester.token_hash)
         )
-        if is_locked is None:
+        if rights is None:
             raise UnknownToken("This session has been logged out")
-        if is_locked:
+        if rights.is_locked:
             raise UserLocked("This account has been locked")
+        return replace(
+            requester,
+            is_admin=rights.is_admin,
+            is_guest=rights.is_guest,
+            is_locked=False,
+            is_suspended=rights.is_suspended,
+            is_shadow_banned=rights.is_shadow_banned,
+        )
 
     async def _revoke_refreshed(self, user_nid: int, refresh_hash: bytes) -> None:
         # Spec: "The old refresh token remains valid until the new access token or refresh token is used".

@@ -93,6 +93,12 @@ class JsonResource(Resource):
         request.finished = True
         return answer
 
+    async def call(self, request: WebRequest) -> Answer:
+        """Return the answer of the route that `request` has been given, with its arguments; it came on another way."""
+        answer = await self._walk(request)
+        request.finished = True
+        return answer
+
     # -- for transports --------------------------------------------------------------------------------------------
 
     def admit(self, request: WebRequest, body_length: int | None) -> Response | None:

@@ -139,6 +139,29 @@ class WebRequest:
         self._json: dict[str, Any] | None = None
         self._on_disconnect: list[Callable[[], object]] | None = None
 
+    @classmethod
+    def of_route(
+        cls,
+        route: Route,
+        args: dict[str, str],
+        *,
+        requester: Any,
+        client_ip: str,
+        headers: Headers,
+        json: dict[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> WebRequest:
+        """Return a request for a route that did not come as HTTP: everything is decoded already."""
+        request = cls(route.method, route.path_template, b"", headers, client_ip=client_ip)
+        request.route = route
+        request.args = args
+        request.requester = requester
+        request._json = {} if json is None else json
+        # Only whether there is a body counts.
+        request.body_length = 0 if json is None else 1
+        request._query = {} if query is None else {name: [value] for name, value in query.items()}
+        return request
+
     # -- headers ---------------------------------------------------------------------------------------------------
 
     def header(self, name: str) -> str | None:

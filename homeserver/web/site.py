@@ -572,6 +572,23 @@ class StrictChannel(http.HTTPChannel):
         # Also after an error: writing meets it again, and there it is dealt with.
         transport.write(data)
 
+    def detach(self) -> tuple[Any, bytes]:
+        """Give the connection away: return the transport, and what has been read of what follows the request."""
+        transport, unread = self.transport, self._unread
+        self._stop_reading()
+        self.deadline = _NEVER
+        self.site.channels.discard(self)
+        for request in self.requests:
+            request.channel = request.transport = None
+        self.requests.clear()
+        transport.unregisterProducer()
+        if len(unread) > _READ_AHEAD_BYTES:
+            self._networkProducer.resumeProducing()
+        # What is left here must not keep the connection in memory, nor the other way round.
+        self.transport = None
+        self._networkProducer = None  # type: ignore[assignment]
+        return transport, unread
+
     def progress(self) -> None:
         """Note that the client has read a part of a long answer."""
         self.deadline = self.site.seconds() + self.site.options.write_timeout_s

@@ -1,0 +1,304 @@
+"""The stream over WebSocket: the endpoint that upgrades the connection, and Autobahn behind one adapter.
+
+Autobahn reads: handshake, frames, fragments, UTF-8, closing. It also writes everything but whole uncompressed text
+messages, which are framed here: a server's frames are not masked, so that is a header of a few bytes, and it is what
+happens most.
+
+docs/stream.md; RFC 6455, RFC 7692.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+
+from homeserver.errors import BadRequest
+from homeserver.runtime.clock import Clock
+from homeserver.web.request import WebRequest
+from homeserver.web.response import TAKEN_OVER, HandlerResult, json_response
+from homeserver.web.router import Route
+from homeserver.web.takeover import take_over
+
+from ..auth import token_of
+from .door import StreamDoor
+from .session import BINARY, TOO_LARGE, Ending, Opening, Session
+from .wire import prepare, untaken_bytes, write_now
+
+SUBPROTOCOL: Final = "m.json"
+PATH: Final = "/_matrix/client/unstable/stream"
+# Smaller messages do not get much smaller.
+MIN_COMPRESSED_BYTES: Final = 1024
+# Of a window of 4 KiB; the compressor lives for the time of one message.
+WINDOW_BITS: Final = 12
+MEMORY_LEVEL: Final = 5
+CLOSE_S: Final = 3.0
+MAX_REASON_BYTES: Final = 123
+
+_pack_short = struct.Struct("!BBH").pack
+_pack_long = struct.Struct("!BBQ").pack
+_TEXT: Final = 0x81
+
+
+class StreamEndpoint:
+    """`GET /_matrix/client/unstable/stream`."""
+
+    def __init__(self, door: StreamDoor, factory: StreamFactory, clock: Clock) -> None:
+        self._door = door
+        self._factory = factory
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        """Return the route."""
+        return [Route("GET", PATH, self.get_stream, cancel_when_gone=True)]
+
+    async def get_stream(self, request: WebRequest) -> HandlerResult:
+        """Make the connection a WebSocket with a session, or refuse."""
+        if not _wants_upgrade(request):
+            error = {"errcode": "M_UNRECOGNIZED", "error": "This is a WebSocket; the request does not ask for one"}
+            return json_response(error, 426, {"Upgrade": "websocket", "Connection": "Upgrade"})
+        refusal = self._door.refusal(request.client_ip)
+        if refusal is not None:
+            raise refusal
+        wait = self._door.wait_s()
+        if wait:
+            await self._clock.sleep(wait)
+        opening = _opening_of(request)
+        token = token_of(request)
+        protocol = self._factory.make()
+        protocol.client_ip = request.client_ip
+        protocol.user_agent = request.header("User-Agent")
+        protocol.begin = self._door.begin
+        if token is not None:
+            requester = await self._door.requester_for(token)
+            place, user = await self._door.prepare(requester, opening)
+
+            def begin(connection: StreamProtocol) -> Session:
+                session = self._door.begin(connection)
+                self._door.open_prepared(session, requester, opening, place, user)
+                return session
+
+            protocol.begin = begin
+        if not take_over(request, protocol):
+            raise BadRequest("A WebSocket cannot be opened here")
+        return TAKEN_OVER
+
+
+def _wants_upgrade(request: WebRequest) -> bool:
+    upgrades = (request.header("Upgrade") or "").lower().split(",")
+    return any(each.strip() == "websocket" for each in upgrades)
+
+
+def _opening_of(request: WebRequest) -> Opening:
+    state_after = "state_after" if request.query_bool("use_state_after") else None
+    return Opening(request.query("since"), request.query("filter"), request.query("set_presence"), state_after)
+
+
+class _Silent:
+    """A log that nobody reads."""
+
+    def debug(self, *_: Any, **__: Any) -> None:
+        """Drop it."""
+
+    info = warn = error = critical = trace = failure = debug
+
+
+class StreamProtocol(WebSocketServerProtocol):
+    """One WebSocket, as the `Connection` of a session."""
+
+    # What clients do wrong is told to them; Autobahn's own log would cost more than what it tells of.
+    log = _Silent()
+    has_pings = True
+    client_ip = ""
+    user_agent: str | None = None
+    session: Session | None = None
+    transport: Any
+    factory: Any
+    _perMessageCompress: Any
+    begin: Callable[[StreamProtocol], Session]
+
+    # -- from Autobahn -----------------------------------------------------------------------------------------------
+
+    def onConnect(self, request: Any) -> str | None:
+        """Choose the subprotocol."""
+        return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None
+
+    def onOpen(self) -> None:
+        """Begin the session: the handshake is done."""
+        prepare(self.transport)
+        self.transport.registerProducer(self, True)
+        begin = self.begin
+        del self.begin
+        self.session = session = begin(self)
+        session.wake()
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Note that a message has begun."""
+        super().onMessageBegin(isBinary)
+        if self.session is not None:
+            self.session.begun()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Give the session a message."""
+        compression = self._perMessageCompress
+        if compression is not None:
+            compression._decompressor = None
+        session = self.session
+        if session is None:
+            return
+        if isBinary:
+            session.end(Ending(BINARY, None, "Messages are text"))
+        else:
+            session.received(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Note a sign of life."""
+        if self.session is not None:
+            self.session.heard()
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer, and note a sign of life."""
+        if self.session is not None:
+            self.session.heard()
+        self.sendPong(payload)  # type: ignore[no-untyped-call]
+
+    def _max_message_size_exceeded(self, *_: Any) -> None:
+        self._fail_connection(TOO_LARGE, "M_TOO_LARGE: The message is too large")
+
+    def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
+        """End a connection whose peer breaks the protocol; it gets a moment to read why."""
+        if self.session is not None:
+            self.session.is_closed = True
+        super()._fail_connection(code, reason)
+        self.factory.reactor.callLater(CLOSE_S, self.abort)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Tell the session."""
+        super().connectionLost(reason)
+        session, self.session = self.session, None
+        if session is not None:
+            session.lost()
+
+    # -- from the transport ------------------------------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """Write nothing for now."""
+        if self.session is not None:
+            self.session.clogged()
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        if self.session is not None:
+            self.session.drained()
+
+    def stopProducing(self) -> None:
+        """Write nothing any more."""
+
+    # -- from the session --------------------------------------------------------------------------------------------
+
+    def send(self, message: bytes) -> None:
+        """Send one message."""
+        if self.state != self.STATE_OPEN:
+            return
+        compression = self._perMessageCompress
+        length = len(message)
+        if compression is not None and length >= MIN_COMPRESSED_BYTES:
+            self.sendMessage(message)  # type: ignore[no-untyped-call]
+            compression._compressor = None
+        elif length < 126:
+            write_now(self.transport, bytes((_TEXT, length)) + message)
+        elif length < 65_536:
+            write_now(self.transport, _pack_short(_TEXT, 126, length) + message)
+        else:
+            write_now(self.transport, _pack_long(_TEXT, 127, length) + message)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Write what Autobahn has made: without the texts that it would make for its log."""
+        write_now(self.transport, data)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.sendPing()
+
+    def close(self, ending: Ending) -> None:
+        """Begin to close; the connection is cut where the client does not answer in time."""
+        if self.state == self.STATE_OPEN:
+            self.sendCloseFrame(
+                ending.code, ending.reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
+            )
+            # What is sent before it has to go first, and a client that takes nothing may not hold it.
+            self.transport.resumeProducing()
+            self.factory.reactor.callLater(CLOSE_S, self.abort)
+
+    def abort(self) -> None:
+        """End it at once."""
+        transport = self.transport
+        if transport is not None and self.state != self.STATE_CLOSED:
+            transport.abortConnection()
+
+    def pause(self) -> None:
+        """Stop reading."""
+        self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self.transport.resumeProducing()
+
+    def untaken_bytes(self) -> int | None:
+        """Return how much the peer has not taken in yet."""
+        return untaken_bytes(self.transport)
+
+
+class StreamFactory(WebSocketServerFactory):
+    """Makes the WebSockets of one server."""
+
+    protocol = StreamProtocol
+
+    def __init__(self, reactor: Any, *, max_message_bytes: int, compression: bool) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            server="Sennit", protocols=[SUBPROTOCOL], reactor=reactor
+        )
+        self.setProtocolOptions(  # type: ignore[no-untyped-call]
+            versions=[13],
+            webStatus=False,
+            maxFramePayloadSize=max_message_bytes,
+            maxMessagePayloadSize=max_message_bytes,
+            failByDrop=False,
+            # Deadlines are the door's, for all connections together.
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingInterval=0,
+            perMessageCompressionAccept=_accept_deflate(max_message_bytes) if compression else _accept_nothing,
+        )
+
+    def make(self) -> StreamProtocol:
+        """Return the protocol of a new connection."""
+        protocol = self.protocol()
+        protocol.factory = self
+        return protocol
+
+
+def _accept_nothing(offers: Sequence[object]) -> None:
+    return None
+
+
+def _accept_deflate(max_message_bytes: int) -> Callable[[Sequence[object]], PerMessageDeflateOfferAccept | None]:
+    def accept(offers: Sequence[object]) -> PerMessageDeflateOfferAccept | None:
+        for offer in offers:
+            if isinstance(offer, PerMessageDeflateOffer):
+                asked = offer.request_max_window_bits
+                return PerMessageDeflateOfferAccept(  # type: ignore[no-untyped-call]
+                    offer,
+                    request_no_context_takeover=offer.accept_no_context_takeover,
+                    request_max_window_bits=WINDOW_BITS if offer.accept_max_window_bits else 0,
+                    no_context_takeover=True,
+                    window_bits=min(asked, WINDOW_BITS) if asked else WINDOW_BITS,
+                    mem_level=MEMORY_LEVEL,
+                    max_message_size=max_message_bytes,
+                )
+        return None
+
+    return accept
