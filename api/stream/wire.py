@@ -88,6 +88,11 @@ def untaken_bytes(transport: Any) -> int | None:
     return int.from_bytes(count, sys.byteorder) + waiting
 
 
+def is_encrypted(transport: Any) -> bool:
+    """Tell whether a transport is TLS."""
+    return _is_tls(type(transport))
+
+
 def _tcp_under(transport: Any) -> Any:
     """Return the TCP connection under a transport of a kind that is known here, or None."""
     if _is_tls(type(transport)):
