@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
 
+from api.stream.door import StreamDoor
+from api.stream.lines import LinesFactory
 from homeserver import first_run, parts
 from homeserver.admin_socket import AdminSocket
 from homeserver.config import Config, Listener
@@ -63,7 +66,8 @@ class Homeserver(Service):
         self._parts: parts.Parts | None = None
         self._ports: list[Any] = []
         self._sites: list[WebSite] = []
-        self._tls: list[ReloadableTLS] = []
+        # By the paths of certificate and key.
+        self._tls: dict[tuple[Path, Path], ReloadableTLS] = {}
         self._ready: list[Deferred[None]] = []
         self._is_ready = False
         self._failure: Exception | None = None
@@ -151,6 +155,8 @@ class Homeserver(Service):
             self._admin.start()
             for listener in self.config.listeners:
                 self._listen(listener)
+            if built.stream is not None:
+                self._listen_for_lines(built.stream)
 
     async def _check_name(self, built: parts.Parts) -> None:
         # One configuration written beside another's data: their users would log in as nobody that rooms know.
@@ -198,7 +204,7 @@ class Homeserver(Service):
 
     def reload(self) -> None:
         """Read the certificates again."""
-        for tls in self._tls:
+        for tls in self._tls.values():
             tls.reload()
 
     def ready(self) -> Deferred[None]:
@@ -275,31 +281,57 @@ class Homeserver(Service):
         options = SiteOptions(spool_dir=self.config.server.data_dir)
         site = make_site(resource, self._reactor, options, self._clock)
         self._sites.append(site)
-        tls = None
-        if listener.tls_certificate_path is not None and listener.tls_key_path is not None:
-            # Imported late: behind a reverse proxy its 2 MiB are not needed.
-            from homeserver.runtime.tls import ReloadableTLS
+        self._open(listener.bind, listener.port, site, self._tls_of(listener))
 
-            tls = ReloadableTLS(listener.tls_certificate_path, listener.tls_key_path)
-            self._tls.append(tls)
+    def _listen_for_lines(self, door: StreamDoor) -> None:
+        stream, listener = self.config.stream, self.config.tls_listener
+        factory = LinesFactory(door, stream.max_message_bytes, self._clock)
+        if stream.lines_port is not None:
+            self._open(stream.lines_bind, stream.lines_port, factory, None, section="[stream]")
+        if stream.lines_tls_port is not None and listener is not None:
+            self._open(stream.lines_bind, stream.lines_tls_port, factory, self._tls_of(listener), section="[stream]")
+
+    def _tls_of(self, listener: Listener) -> ReloadableTLS | None:
+        """Return the TLS of a listener, one for each certificate; None: it has none."""
+        if listener.tls_certificate_path is None or listener.tls_key_path is None:
+            return None
+        # Imported late: behind a reverse proxy its 2 MiB are not needed.
+        from homeserver.runtime.tls import ReloadableTLS
+
+        paths = (listener.tls_certificate_path, listener.tls_key_path)
+        if paths not in self._tls:
+            self._tls[paths] = ReloadableTLS(*paths)
+        return self._tls[paths]
+
+    def _open(
+        self,
+        addresses: Sequence[str],
+        number: int,
+        factory: IProtocolFactory,
+        tls: ReloadableTLS | None,
+        *,
+        section: str = "[[listeners]]",
+    ) -> None:
+        """Listen on a port of these addresses; `section` of the configuration is named where that cannot be."""
         bound = 0
-        for address in listener.bind:
+        for address in addresses:
             try:
                 if tls is not None:
-                    port = self._reactor.listenSSL(listener.port, site, tls, interface=address, backlog=1024)
+                    port = self._reactor.listenSSL(number, factory, tls, interface=address, backlog=1024)
                 else:
-                    port = self._reactor.listenTCP(listener.port, site, interface=address, backlog=1024)
+                    port = self._reactor.listenTCP(number, factory, interface=address, backlog=1024)
             except CannotListenError as fault:
                 # "::" may have taken the IPv4 addresses along.
                 if bound and address == "0.0.0.0":
                     continue
-                raise Misconfigured(first_run.cannot_listen_text(address, listener.port, fault.socketError)) from fault
+                text = first_run.cannot_listen_text(address, number, fault.socketError, section)
+                raise Misconfigured(text) from fault
             bound += 1
             self._ports.append(port)
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The TCP ports that are listened on, in the order of the configuration: for listeners with port 0."""
+        """The TCP ports that are listened on, those of listeners in their order, then of lines: for port 0."""
         return tuple(port.getHost().port for port in self._ports)
 
 

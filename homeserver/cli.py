@@ -1,10 +1,10 @@
-"""The command line: `sennit run`, `init`, `check-config`, `user`, `rooms`, `graph`, `doctor` and `--version`.
+"""The command line: `sennit run`, `init`, `check-config`, `user`, `rooms`, `graph`, `doctor`, `chat` and `--version`.
 
 Each command is a function from parsed arguments to an exit code: 0 done, 1 it failed, 2 the command line or the
 configuration is wrong.  What goes wrong for an operator is told in a paragraph, never as a traceback; `--debug` shows
 one.  The parts of the server are imported by the commands that need them, so that the others are quick.
 
-This is the one module that picks the global reactor, besides the service for `twistd`.
+This is the one module that picks the global reactor, besides the service for `twistd` and the chat.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from homeserver.chat.options import add_chat_arguments
 
 if TYPE_CHECKING:
     from homeserver.admin_socket import AccountCommands
@@ -108,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="write the report for programs")
     _add_config(doctor)
     doctor.set_defaults(command=_doctor)
+
+    chat = commands.add_parser(
+        "chat", help="chat in the terminal", description="Chat in the terminal, on this server or another Sennit."
+    )
+    add_chat_arguments(chat)
+    _add_config(chat)
+    chat.set_defaults(command=_chat)
 
     user = commands.add_parser("user", help="make and change accounts")
     verbs = user.add_subparsers(required=True, metavar="VERB")
@@ -197,6 +206,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from homeserver.doctor import command
 
     return command.run(_config(options), options.server_name, _reactor(), as_json=options.json, out=sys.stdout)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from homeserver.chat import command
+
+    return command.run(options, lambda: _config(options))
 
 
 def _graph(options: argparse.Namespace) -> int:
@@ -461,7 +476,6 @@ def _run(options: argparse.Namespace) -> int:
 
     config = _config(options)
     _start_logging(config)
-    raise_open_files(config.stream.max_sessions)
     reactor = _reactor()
     homeserver = Homeserver(config, reactor=reactor, extensions=default_extensions())
     garbage = GarbageCollection(RealClock(reactor))
@@ -475,6 +489,7 @@ def _run(options: argparse.Namespace) -> int:
             if is_stopping:
                 return
             is_started.append(True)
+            raise_open_files(config.stream.max_sessions)
             garbage.start()
             _write_pid(config)
             await _first_account(homeserver, config)

@@ -80,18 +80,20 @@ def readable_secret(entropy: Entropy = os.urandom) -> str:
     return "-".join("".join(signs[start : start + 5]) for start in range(0, 20, 5))
 
 
-def cannot_listen_text(interface: object, port: object, reason: OSError) -> str:
-    """Return why a port cannot be listened on, and what to do about it."""
+def cannot_listen_text(interface: object, port: object, reason: OSError, section: str = "[[listeners]]") -> str:
+    """Return why a port cannot be listened on, and what to do about it in a section of the configuration."""
     place = f"port {port} of {interface or 'this machine'}"
     if reason.errno == errno.EADDRINUSE:
         return (
             f"Cannot listen on {place}: another program uses it already."
-            " Stop that program, or set another port under [[listeners]]."
+            f" Stop that program, or set another port under {section}."
         )
     if reason.errno == errno.EACCES:
-        return f"Cannot listen on {place}: ports below 1024 need a privilege. Use 8008 and a reverse proxy."
+        remedy = "Set a higher one" if section == "[stream]" else "Use 8008 and a reverse proxy"
+        return f"Cannot listen on {place}: ports below 1024 need a privilege. {remedy}."
     if reason.errno == errno.EADDRNOTAVAIL:
-        return f"Cannot listen on {place}: this machine does not have that address. Correct `bind` under [[listeners]]."
+        key = "lines_bind" if section == "[stream]" else "bind"
+        return f"Cannot listen on {place}: this machine does not have that address. Correct `{key}` under {section}."
     return f"Cannot listen on {place}: {reason.strerror or reason}."
 
 
