@@ -313,13 +313,14 @@ class Homeserver(Service):
         section: str = "[[listeners]]",
     ) -> None:
         """Listen on a port of these addresses; `section` of the configuration is named where that cannot be."""
+        if tls is not None:
+            from homeserver.runtime.tls import lean_factory
+
+            factory = lean_factory(factory, tls, self._reactor)
         bound = 0
         for address in addresses:
             try:
-                if tls is not None:
-                    port = self._reactor.listenSSL(number, factory, tls, interface=address, backlog=1024)
-                else:
-                    port = self._reactor.listenTCP(number, factory, interface=address, backlog=1024)
+                port = self._reactor.listenTCP(number, factory, interface=address, backlog=1024)
             except CannotListenError as fault:
                 # "::" may have taken the IPv4 addresses along.
                 if bound and address == "0.0.0.0":
