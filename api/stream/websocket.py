@@ -13,19 +13,21 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 
 from homeserver.errors import BadRequest
 from homeserver.runtime.clock import Clock
 from homeserver.web.request import WebRequest
-from homeserver.web.response import TAKEN_OVER, HandlerResult, json_response
+from homeserver.web.response import TAKEN_OVER, HandlerResult
 from homeserver.web.router import Route
 from homeserver.web.takeover import take_over
 
 from ..auth import token_of
 from .door import StreamDoor
+from .handshake import plain_head, refuse_handshake
 from .session import BINARY, TOO_LARGE, Ending, Opening, Session
+from .slimming import SlimProtocol, slim, with_settings
 from .wire import prepare, untaken_bytes, write_now
 
 SUBPROTOCOL: Final = "m.json"
@@ -57,9 +59,9 @@ class StreamEndpoint:
 
     async def get_stream(self, request: WebRequest) -> HandlerResult:
         """Make the connection a WebSocket with a session, or refuse."""
-        if not _wants_upgrade(request):
-            error = {"errcode": "M_UNRECOGNIZED", "error": "This is a WebSocket; the request does not ask for one"}
-            return json_response(error, 426, {"Upgrade": "websocket", "Connection": "Upgrade"})
+        unfit = refuse_handshake(request)
+        if unfit is not None:
+            return unfit
         refusal = self._door.refusal(request.client_ip)
         if refusal is not None:
             raise refusal
@@ -82,14 +84,9 @@ class StreamEndpoint:
                 return session
 
             protocol.begin = begin
-        if not take_over(request, protocol):
+        if not take_over(request, protocol, plain_head(request, SUBPROTOCOL)):
             raise BadRequest("A WebSocket cannot be opened here")
         return TAKEN_OVER
-
-
-def _wants_upgrade(request: WebRequest) -> bool:
-    upgrades = (request.header("Upgrade") or "").lower().split(",")
-    return any(each.strip() == "websocket" for each in upgrades)
 
 
 def _opening_of(request: WebRequest) -> Opening:
@@ -106,19 +103,27 @@ class _Silent:
     info = warn = error = critical = trace = failure = debug
 
 
-class StreamProtocol(WebSocketServerProtocol):
+class StreamProtocol(SlimProtocol):
     """One WebSocket, as the `Connection` of a session."""
+
+    __slots__ = ("begin", "client_ip", "session", "user_agent")
 
     # What clients do wrong is told to them; Autobahn's own log would cost more than what it tells of.
     log = _Silent()
     has_pings = True
-    client_ip = ""
-    user_agent: str | None = None
-    session: Session | None = None
+    client_ip: str
+    user_agent: str | None
+    session: Session | None
     transport: Any
     factory: Any
     _perMessageCompress: Any
     begin: Callable[[StreamProtocol], Session]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client_ip = ""
+        self.user_agent = None
+        self.session = None
 
     # -- from Autobahn -----------------------------------------------------------------------------------------------
 
@@ -132,6 +137,7 @@ class StreamProtocol(WebSocketServerProtocol):
         self.transport.registerProducer(self, True)
         begin = self.begin
         del self.begin
+        slim(self)
         self.session = session = begin(self)
         session.wake()
 
@@ -143,9 +149,6 @@ class StreamProtocol(WebSocketServerProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Give the session a message."""
-        compression = self._perMessageCompress
-        if compression is not None:
-            compression._decompressor = None
         session = self.session
         if session is None:
             return
@@ -203,11 +206,9 @@ class StreamProtocol(WebSocketServerProtocol):
         """Send one message."""
         if self.state != self.STATE_OPEN:
             return
-        compression = self._perMessageCompress
         length = len(message)
-        if compression is not None and length >= MIN_COMPRESSED_BYTES:
+        if self._perMessageCompress is not None and length >= MIN_COMPRESSED_BYTES:
             self.sendMessage(message)  # type: ignore[no-untyped-call]
-            compression._compressor = None
         elif length < 126:
             write_now(self.transport, bytes((_TEXT, length)) + message)
         elif length < 65_536:
@@ -255,8 +256,6 @@ class StreamProtocol(WebSocketServerProtocol):
 class StreamFactory(WebSocketServerFactory):
     """Makes the WebSockets of one server."""
 
-    protocol = StreamProtocol
-
     def __init__(self, reactor: Any, *, max_message_bytes: int, compression: bool) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
             server="Sennit", protocols=[SUBPROTOCOL], reactor=reactor
@@ -273,10 +272,11 @@ class StreamFactory(WebSocketServerFactory):
             autoPingInterval=0,
             perMessageCompressionAccept=_accept_deflate(max_message_bytes) if compression else _accept_nothing,
         )
+        self._kind: Any = with_settings(StreamProtocol, self)
 
     def make(self) -> StreamProtocol:
         """Return the protocol of a new connection."""
-        protocol = self.protocol()
+        protocol: StreamProtocol = self._kind()
         protocol.factory = self
         return protocol
 

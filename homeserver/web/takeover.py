@@ -14,8 +14,8 @@ from homeserver.web.request import WebRequest
 from homeserver.web.site import StrictChannel
 
 
-def take_over(request: WebRequest, protocol: IProtocol) -> bool:
-    """Connect `protocol` in place of HTTP, and give it the request's head and all that has come after it.
+def take_over(request: WebRequest, protocol: IProtocol, head: bytes) -> bool:
+    """Connect `protocol` in place of HTTP, and give it `head`, and all that has come after the request's.
 
     The handler then answers `TAKEN_OVER`. False if the client has gone meanwhile, or the request came without a
     connection of its own.
@@ -24,7 +24,6 @@ def take_over(request: WebRequest, protocol: IProtocol) -> bool:
     channel: Any = getattr(twisted_request, "channel", None)
     if channel is None or request.disconnected:
         return False
-    head = request_head(request)
     if isinstance(channel, StrictChannel):
         transport, unread = channel.detach()
     else:
@@ -40,10 +39,3 @@ def take_over(request: WebRequest, protocol: IProtocol) -> bool:
     protocol.makeConnection(transport)
     protocol.dataReceived(head + unread)
     return True
-
-
-def request_head(request: WebRequest) -> bytes:
-    """Return the head of a request as it may have been sent."""
-    lines = [f"{request.method} {request.uri} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
