@@ -44,7 +44,7 @@ from api.client.threads import Threads as ThreadsApi
 from api.client.typing import TypingApi
 from api.client.upgrade import UpgradeApi
 from api.client.user_directory import UserDirectoryAPI
-from api.client.versions import Versions
+from api.client.versions import STREAM_FEATURE, UNSTABLE_FEATURES, Versions
 from api.client.wellknown import WellKnown, client_discovery, support_contact
 from api.health import Health
 from api.media import MediaApi
@@ -686,7 +686,7 @@ def _routes(
 
     apis: list[Any] = [
         Health(),
-        Versions(),
+        Versions(unstable_features={**UNSTABLE_FEATURES, **STREAM_FEATURE} if config.stream.enabled else UNSTABLE_FEATURES),
         WellKnown(client=discovery, support=support_contact(config.server)),
         Capabilities(
             default_room_version=config.rooms.default_version,

@@ -65,6 +65,9 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
 )
 """What is served and has a name that clients look for."""
 
+STREAM_FEATURE: Final[Mapping[str, bool]] = MappingProxyType({"org.sennit.stream": True})
+"""Connections that stay: docs/stream.md."""
+
 
 class Versions:
     """`/versions`."""

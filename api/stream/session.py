@@ -1,9 +1,9 @@
 """One live connection, whatever its wire: requests come in, answers and updates go out.
 
 A session holds a `Place` in the stream (see `feed.live`) and no queue of updates: it asks for the next one when there
-is news and its wire has room, so a slow reader costs nothing and misses nothing. Requests are worked on a few at a time;
-those beyond, and all while the wire is clogged, wait unread in the socket of whoever sends them. What was read in the
-same piece already waits here, and is bounded by that.
+is news and its wire has room, so a slow reader costs nothing and misses nothing. Requests are worked on a few at a
+time; those beyond, and all while the wire is clogged, wait unread in the socket of whoever sends them. What was read in
+the same piece already waits here, and is bounded by that.
 
 Requests that name a room run one after another for each room, so that messages keep their order.
 

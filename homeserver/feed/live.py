@@ -79,7 +79,16 @@ class Place:
 class LiveUpdates:
     """Makes the updates of live connections."""
 
-    def __init__(self, store: Store, feed: Feed, sync: Sync, devices: DeviceSections | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        sync: Sync,
+        devices: DeviceSections | None,
+        *,
+        max_in_update: int = MAX_IN_UPDATE,
+    ) -> None:
+        self._max_in_update = max_in_update
         self._store = store
         self._feed = feed
         self._sync = sync
@@ -147,7 +156,7 @@ class LiveUpdates:
             since=place.position,
             filter=place.filter,
             state_after=place.state_after,
-            unbroken_limit=None if is_first else MAX_IN_UPDATE,
+            unbroken_limit=None if is_first else self._max_in_update,
         )
         places = None
         if upto < self._feed.watermark:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from homeserver.model.event_json import dump_shown
 from homeserver.model.filters import EventFilter, Filter, RoomEventFilter
@@ -224,6 +224,10 @@ class Sync:
                     lambda tx: load_changed_rooms(tx, user.user_nid, joined_nids, since)
                 )
                 places = [place for place in places if place.room_nid in nids or place.since > since]
+            if request.unbroken_limit is not None and since is not None:
+                moved = await self._first_move(user, places, since)
+                if moved is not None and moved < upto:
+                    return Built(b"", False, moved)
             ignored = await self._streams.ignored_users(user)
             rooms, invites, knocks = await self._choose_rooms(request, user, places, since, upto)
             for room in rooms:
@@ -269,6 +273,14 @@ class Sync:
                 sections.append(counts)
         head = b'{"next_batch":"%s"' % str(StreamToken(upto)).encode()
         return Built(b",".join([head, *sections]) + b"}", is_empty)
+
+    async def _first_move(self, user: UserFeed, places: Sequence[UserRoom], since: int) -> int | None:
+        """Return where the user first came into or left a room in which that has changed again since, else None."""
+        moved = {place.room_nid: place.since for place in places if place.since > since}
+        if not moved:
+            return None
+        firsts = await self._store.database.read(lambda tx: load_first_moves(tx, user.user_nid, list(moved), since))
+        return min((first for room_nid, first in firsts.items() if first < moved[room_nid]), default=None)
 
     async def _cut(self, rooms: Sequence[_Room], limit: int, upto: int) -> int | None:
         """Return where the response has to end, so that no room's timeline lacks what its client was not told yet."""
@@ -329,7 +341,7 @@ class Sync:
 
     async def _left_room(self, user: UserFeed, place: UserRoom, since: int | None, upto: int) -> _Room:
         """Return a left room up to the leave; a declined invite and a lifted ban show only themselves."""
-        stay = await self._store.database.read(lambda tx: load_stay(tx, user.user_nid, place.room_nid))
+        stay = await self._store.database.read(lambda tx: load_stay(tx, user.user_nid, place.room_nid, upto))
         if stay is None or stay.ended is None or (since is not None and stay.ended <= since):
             return _Room(place, since, min(place.since, upto), is_left=True)
         return _Room(place, since, min(stay.ended, upto), is_left=True, last_join=stay.joined)
@@ -736,6 +748,17 @@ def _summary(facts: MemberFacts, heroes: Sequence[UserID]) -> bytes:
     if not facts.has_name:
         summary["m.heroes"] = list(heroes)
     return orjson.dumps(summary)
+
+
+def load_first_moves(tx: Transaction, user_nid: int, room_nids: Sequence[int], since: int) -> dict[int, int]:
+    """Return the position, by room, at which a user first came in or left after `since`; invites do not count."""
+    changes = membership_changes.c
+    query = (
+        select(changes.room_nid, func.min(changes.position))
+        .where(changes.user_nid == user_nid, changes.position > since, changes.membership.in_(("join", "leave", "ban")))
+        .group_by(changes.room_nid)
+    )
+    return {row[0]: row[1] for part in chunks(room_nids) for row in tx.all(query.where(changes.room_nid.in_(part)))}
 
 
 def load_changed_rooms(tx: Transaction, user_nid: int, joined_nids: Sequence[int], since: int) -> set[int]:

@@ -136,15 +136,16 @@ def _judge(
     return None
 
 
-def load_last_join(tx: Transaction, user_nid: int, room_nid: int) -> int | None:
-    """Return the position of a user's last join of a room, or None."""
-    position: int | None = tx.scalar(
-        select(func.max(membership_changes.c.position)).where(
-            membership_changes.c.user_nid == user_nid,
-            membership_changes.c.room_nid == room_nid,
-            membership_changes.c.membership == "join",
-        )
+def load_last_join(tx: Transaction, user_nid: int, room_nid: int, upto: int | None = None) -> int | None:
+    """Return the position of a user's last join of a room, at or before `upto` if given, or None."""
+    query = select(func.max(membership_changes.c.position)).where(
+        membership_changes.c.user_nid == user_nid,
+        membership_changes.c.room_nid == room_nid,
+        membership_changes.c.membership == "join",
     )
+    if upto is not None:
+        query = query.where(membership_changes.c.position <= upto)
+    position: int | None = tx.scalar(query)
     return position
 
 
@@ -160,13 +161,13 @@ class Stay:
         return Reader(user_id, user_nid, None, self.joined, self.ended)
 
 
-def load_stay(tx: Transaction, user_nid: int, room_nid: int) -> Stay | None:
-    """Return a local user's last time in a room, None for who was never in it.
+def load_stay(tx: Transaction, user_nid: int, room_nid: int, upto: int | None = None) -> Stay | None:
+    """Return a local user's last time in a room, None for who was never in it; later than `upto` does not count.
 
     Invites, knocks and bans that came after it do not count: the declined invite of a former member does not make
     the time between visible.
     """
-    joined = load_last_join(tx, user_nid, room_nid)
+    joined = load_last_join(tx, user_nid, room_nid, upto)
     if joined is None:
         return None
     ended: int | None = tx.scalar(
