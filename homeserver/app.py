@@ -194,7 +194,7 @@ class Homeserver(Service):
             built.base.feed.stop()
             built.rooms.event_stream.stop()
             if built.stream is not None:
-                built.stream.stop()
+                await built.stream.stop()
         for site in self._sites:
             site.close_idle()
         self._sites.clear()

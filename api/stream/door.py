@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
+
 from homeserver.config import RateLimit
 from homeserver.config_stream import Stream as StreamConfig
 from homeserver.errors import InvalidParam, LimitExceeded, MatrixError, UserLocked
@@ -49,6 +51,8 @@ LOOK_S: Final = 4.0
 _SWEEP_S: Final = 0.25
 # Who would have to wait longer at the door is sent away.
 MAX_WAIT_S: Final = 5.0
+# How long clients have to answer when the server stops.
+STOP_S: Final = 2.0
 
 FindFilter = Callable[[Requester, Any], Awaitable[Filter]]
 """Returns the filter that an object, or text (an ID or JSON), stands for, None for no filter; raises MatrixErrors."""
@@ -113,6 +117,7 @@ class StreamDoor:
         self._full_at = 0.0
         self._sweeping: Scheduled | None = None
         self._is_stopped = False
+        self._all_gone: Deferred[None] | None = None
         sessions.when_forgotten(self._rights_changed)
 
     # -- coming in ---------------------------------------------------------------------------------------------------
@@ -225,6 +230,8 @@ class StreamDoor:
             del self._by_address[address]
         if user is not None:
             self._feed.unfollow(user, session)
+        if not self._all:
+            self._gone()
         requester = session.requester
         if requester is None:
             return
@@ -361,13 +368,24 @@ class StreamDoor:
             else:
                 session.look(now)
 
-    def stop(self) -> None:
-        """Close all connections: the server stops."""
+    async def stop(self) -> None:
+        """Close all connections, as the server stops; return when they are gone, or after a while."""
         self._is_stopped = True
         if self._sweeping is not None and self._sweeping.active():
             self._sweeping.cancel()
         for session in tuple(self._all):
             session.end(Ending(GOING_AWAY, None, "The server stops"))
+        if self._all:
+            self._all_gone = Deferred()
+            timer = self._clock.call_later(STOP_S, self._gone)
+            await self._all_gone
+            if timer.active():
+                timer.cancel()
+
+    def _gone(self) -> None:
+        all_gone, self._all_gone = self._all_gone, None
+        if all_gone is not None:
+            all_gone.callback(None)
 
     def _retry_ms(self) -> int:
         # Not all at the same time again: spread evenly, however many they are.

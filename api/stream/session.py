@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .door import StreamDoor
 
 MAX_ID_BYTES: Final = 255
+# Messages of one connection that are taken in one turn of the reactor, before others have theirs.
+MAX_IN_TURN: Final = 50
 PRESENCES: Final = (None, "online", "offline", "unavailable")
 
 GOING_AWAY: Final = 1001
@@ -140,6 +142,7 @@ class Session:
         "_opened_at",
         "_place",
         "_rooms",
+        "_taken",
         "_untaken",
         "_user",
         "_waiting",
@@ -163,6 +166,7 @@ class Session:
         # Whether messages are not taken for the moment: the token is being looked at.
         self._is_taking = True
         self._in_flight = 0
+        self._taken = 0
         self._waiting: deque[bytes] | None = None
         # The rooms that a request is being worked on in, with those that wait for it.
         self._rooms: dict[str, deque[tuple[bytes, WebRequest]]] | None = None
@@ -268,7 +272,17 @@ class Session:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def _may_take(self) -> bool:
-        return self._is_taking and not self._is_clogged and self._in_flight < self._door.max_in_flight
+        return (
+            self._is_taking
+            and not self._is_clogged
+            and self._taken < MAX_IN_TURN
+            and self._in_flight < self._door.max_in_flight
+        )
+
+    def _next_turn(self) -> None:
+        self._taken = 0
+        if not self.is_closed:
+            self._take_waiting()
 
     def _take_waiting(self) -> None:
         waiting = self._waiting
@@ -291,6 +305,9 @@ class Session:
                 self._connection.resume()
 
     def _take(self, message: bytes) -> None:
+        self._taken += 1
+        if self._taken == MAX_IN_TURN:
+            self._door.later(self._next_turn)
         request_id = b"null"
         try:
             request = _parse(message)

@@ -68,6 +68,9 @@ class StreamEndpoint:
         wait = self._door.wait_s()
         if wait:
             await self._clock.sleep(wait)
+            refusal = self._door.refusal(request.client_ip)
+            if refusal is not None:
+                raise refusal
         opening = _opening_of(request)
         token = token_of(request)
         protocol = self._factory.make()
