@@ -1,7 +1,9 @@
 """Transaction IDs of clients: the same request twice is one event.
 
 Remembered for each device: in memory for those that send, in the database for a day. A device's newest transactions
-are read once, when it first sends; from then on memory answers. What is under way counts as known.
+are read once, when it first sends; from then on memory answers. What is under way counts as known. Of older ones only a
+few bits each are kept: where an ID might be among them, the database is asked. So a client may repeat whatever it has
+not seen an answer to, however much that is, and a new ID costs no look-up.
 
 Spec: client-server API, "Transaction identifiers": the scope is the device and the endpoint.
 """
@@ -23,15 +25,56 @@ from storage.tables.rooms import events, transaction_ids
 from storage.transaction import Transaction
 
 KEEP_MS: Final = 24 * 3600 * 1000
-# LIMIT: a device's older transactions are forgotten; a client repeats only what it has sent last.
+# LIMIT: transactions of a device in memory; for older ones the database has to be asked.
 MAX_KEPT: Final = 500
 MAX_DEVICES: Final = 5_000
+# LIMIT: older transactions that are looked through when a device begins; if there are more, all of them are asked for.
+MAX_OLDER: Final = 20_000
+# A power of two. A hundred thousand transactions set so many bits that three in a hundred new IDs are asked for.
+_OLDER_BITS: Final = 1 << 20
 _TRIM_BATCH: Final = 5_000
 
 ClientTransaction = TransactionRow
 """What a device sent under which transaction ID."""
 
-_Known = dict[bytes, EventID | list[Deferred[EventID]]]
+_Waiters = list[Deferred[EventID]]
+
+
+class _Older:
+    """Which keys may have been let go, of which none is forgotten: a Bloom filter with two bits a key."""
+
+    __slots__ = ("_bits",)
+
+    def __init__(self, *, may_be_any: bool = False) -> None:
+        self._bits = bytearray((b"\xff" if may_be_any else b"\x00") * (_OLDER_BITS // 8))
+
+    def add(self, key: bytes) -> None:
+        for place in _places(key):
+            self._bits[place >> 3] |= 1 << (place & 7)
+
+    def may_have(self, key: bytes) -> bool:
+        return all(self._bits[place >> 3] & (1 << (place & 7)) for place in _places(key))
+
+
+class _Known:
+    """What is known of a device's transactions: the newest, and what it takes to know that an ID is not older."""
+
+    __slots__ = ("newest", "older")
+
+    def __init__(self, newest: dict[bytes, EventID | _Waiters], older: _Older | None) -> None:
+        self.newest = newest
+        self.older = older
+
+    def shrink(self) -> None:
+        """Let the oldest go, where there are too many."""
+        if len(self.newest) <= MAX_KEPT:
+            return
+        if self.older is None:
+            self.older = _Older()
+        for key in list(self.newest)[: MAX_KEPT // 5]:
+            if not isinstance(self.newest[key], list):
+                del self.newest[key]
+                self.older.add(key)
 
 
 class TransactionIDs:
@@ -50,27 +93,29 @@ class TransactionIDs:
         known = self._devices.get(device_nid)
         if known is None:
             known = await self._load(device_nid)
-        found = known.get(key)
+        newest = known.newest
+        found = newest.get(key)
         if isinstance(found, list):
             waiter: Deferred[EventID] = Deferred()
             found.append(waiter)
             return await waiter
         if found is not None:
             return found
-        waiters: list[Deferred[EventID]] = []
-        known[key] = waiters
+        waiters: _Waiters = []
+        newest[key] = waiters
         try:
-            event_id = await send(TransactionRow(device_nid, key, txn_id))
+            event_id = None
+            if known.older is not None and known.older.may_have(key):
+                event_id = await self._store.database.read(lambda tx: _find(tx, device_nid, key))
+            if event_id is None:
+                event_id = await send(TransactionRow(device_nid, key, txn_id))
         except BaseException as fault:
-            known.pop(key, None)
+            newest.pop(key, None)
             for waiter in waiters:
                 waiter.errback(fault)
             raise
-        known[key] = event_id
-        if len(known) > MAX_KEPT:
-            for old in list(known)[: MAX_KEPT // 5]:
-                if not isinstance(known[old], list):
-                    del known[old]
+        newest[key] = event_id
+        known.shrink()
         for waiter in waiters:
             waiter.callback(event_id)
         return event_id
@@ -82,22 +127,35 @@ class TransactionIDs:
             pass
 
     async def _load(self, device_nid: int) -> _Known:
-        rows = await self._store.database.read(lambda tx: _load(tx, device_nid))
+        loaded = await self._store.database.read(lambda tx: _load(tx, device_nid))
         known = self._devices.get(device_nid)
         if known is None:
-            known = self._devices[device_nid] = {}
-            for key, event_id in rows:
-                known[key] = event_id
+            known = self._devices[device_nid] = loaded
             while len(self._devices) > MAX_DEVICES:
                 oldest = next(iter(self._devices))
-                if any(isinstance(value, list) for value in self._devices[oldest].values()):
+                if any(isinstance(value, list) for value in self._devices[oldest].newest.values()):
                     self._devices[oldest] = self._devices.pop(oldest)
                     break
                 del self._devices[oldest]
         return known
 
 
-def _load(tx: Transaction, device_nid: int) -> list[tuple[bytes, EventID]]:
+def _places(key: bytes) -> tuple[int, int]:
+    """Return the two bits of a key, which is as good as random."""
+    return int.from_bytes(key[:4], "big") % _OLDER_BITS, int.from_bytes(key[4:8], "big") % _OLDER_BITS
+
+
+def _find(tx: Transaction, device_nid: int, key: bytes) -> EventID | None:
+    query = (
+        select(events.c.event_id)
+        .join(transaction_ids, events.c.event_nid == transaction_ids.c.event_nid)
+        .where(transaction_ids.c.device_nid == device_nid, transaction_ids.c.txn_key == key)
+    )
+    found = tx.scalar(query)
+    return EventID(found) if found is not None else None
+
+
+def _load(tx: Transaction, device_nid: int) -> _Known:
     query = (
         select(transaction_ids.c.txn_key, events.c.event_id)
         .join(events, events.c.event_nid == transaction_ids.c.event_nid)
@@ -105,7 +163,15 @@ def _load(tx: Transaction, device_nid: int) -> list[tuple[bytes, EventID]]:
         .order_by(transaction_ids.c.created_ts.desc())
         .limit(MAX_KEPT)
     )
-    return [(bytes(row[0]), EventID(row[1])) for row in reversed(tx.all(query))]
+    newest: dict[bytes, EventID | _Waiters] = {bytes(row[0]): EventID(row[1]) for row in reversed(tx.all(query))}
+    if len(newest) < MAX_KEPT:
+        return _Known(newest, None)
+    keys = select(transaction_ids.c.txn_key).where(transaction_ids.c.device_nid == device_nid).limit(MAX_OLDER + 1)
+    rows = tx.all(keys)
+    older = _Older(may_be_any=len(rows) > MAX_OLDER)
+    for row in rows:
+        older.add(bytes(row[0]))
+    return _Known(newest, older)
 
 
 def _trim(tx: Transaction, before: int) -> int:

@@ -19,6 +19,7 @@ from homeserver.model.hashing import event_id_of, reference_hash
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.room_versions import ROOM_VERSIONS, get_room_version
 from homeserver.rooms import gather as gather_module
+from homeserver.rooms import transactions as transactions_module
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.transactions import TransactionIDs
 from storage.tables import rooms as tables
@@ -484,6 +485,28 @@ async def test_a_transaction_is_sent_once_for_each_device(rooms: RoomServer) -> 
     assert stored is not None
     assert "t" == client_dict(stored, 0, device_nid=1)["unsigned"]["transaction_id"]
     assert "transaction_id" not in client_dict(stored, 0, device_nid=2)["unsigned"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_older_transactions_are_known_too(rooms: RoomServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that got no answers repeats all of them, in the same order."""
+    monkeypatch.setattr(transactions_module, "MAX_KEPT", 10)
+    alice = await rooms.user("alice")
+    room = await rooms.room(alice)
+    transactions = TransactionIDs(rooms.store, rooms.clock)
+
+    async def send(transaction: Any) -> EventID:
+        template = EventTemplate("m.room.message", {"body": "once"}, alice.user_id)
+        return (await rooms.door.send(room, template, transaction=transaction)).event_id
+
+    first = [await transactions.once(1, "e", f"t{number}", send) for number in range(35)]
+    assert first == [await transactions.once(1, "e", f"t{number}", send) for number in range(35)]
+    assert 1 == len(set(await outcomes([transactions.once(1, "e", "t3", send) for _ in range(10)])))
+    for most in (20_000, 20):
+        monkeypatch.setattr(transactions_module, "MAX_OLDER", most)
+        transactions = TransactionIDs(rooms.store, rooms.clock)
+        assert first == [await transactions.once(1, "e", f"t{number}", send) for number in range(35)]
+    assert await transactions.once(1, "e", "new", send) not in first
 
 
 @pytest_twisted.ensureDeferred

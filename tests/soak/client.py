@@ -121,6 +121,7 @@ class StreamUser:
         self.choice = FILTERS[0]
         self.resumed_s: list[float] = []
         self._acknowledged = 0
+        self._life = 0
         self._snapshot: Snapshot | None = None
         self._numbers = 0
         self._queue: asyncio.Queue[dict[str, Any]] | None = None
@@ -236,6 +237,8 @@ class StreamUser:
 
     async def _session(self, lost_at: float) -> None:
         self._look_back()
+        # What it sends may still be read when it has ended.
+        self._life = self.server.life
         wire = await self._open()
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for serial, pending in list(self.pending.items()):
@@ -395,7 +398,7 @@ class StreamUser:
             self._take_in(message)
 
     def _take_in(self, update: Mapping[str, Any]) -> None:
-        self.journal.apply(update, self.server.life)
+        self.journal.apply(update, self._life)
         self.counts["updates"] += 1
         if len(update) == 1:
             self.counts["empty updates"] += 1

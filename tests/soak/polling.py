@@ -49,7 +49,7 @@ class PollingUser(StreamUser):
             timeout_s = self.rng.choice((0.0, 5.0, 20.0))
             query |= {"since": journal.since, "timeout": str(int(timeout_s * 1000))}
         patience_s = self.rng.uniform(0.5, 10) if self.rng.random() < 0.1 else 60
-        began = time.monotonic()
+        began, life = time.monotonic(), self.server.life
         answer = await self._request("GET", "/sync", query=query, timeout_s=patience_s)
         if answer.status != 200:
             self.faults.append(f"/sync answered {answer}")
@@ -62,7 +62,7 @@ class PollingUser(StreamUser):
         if self.rng.random() < self.mishaps.die_in_update:
             self.counts["died"] += 1
             return
-        journal.apply(answer.json, self.server.life)
+        journal.apply(answer.json, life)
         self.counts["updates"] += 1
         if timeout_s and time.monotonic() - began < 0.001:
             await asyncio.sleep(0.05)

@@ -59,6 +59,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.versions_s: list[float] = []
         self._witness = ""
+        self._over = asyncio.Event()
 
     async def run(self) -> Report:
         """Soak, come to rest, and compare."""
@@ -77,14 +78,14 @@ class World:
                         task.result()
                 if ending.done():
                     break
-            await _cancel(ending)
-            if not self.server.is_running:
-                await self.server.start()
+            self._over.set()
+            await ending
             await _cancel(*wild)
             for user in self.users:
                 user.calm_down()
             await self._come_to_rest(report)
-            await asyncio.sleep(1.5)
+            # For what should not come; and nobody types any more.
+            await asyncio.sleep(3.5)
             await self._reckon(report)
         finally:
             await _cancel(ending, *wild, *running)
@@ -190,7 +191,7 @@ class World:
         room_id = self._some_room(user, rng)
         if room_id is not None:
             is_typing = rng.random() < 0.7
-            user.ask("typing", {"room_id": room_id, "typing": is_typing, "timeout": rng.randrange(1000, 8000)})
+            user.ask("typing", {"room_id": room_id, "typing": is_typing, "timeout": rng.randrange(500, 3000)})
 
     async def _read(self, user: StreamUser, rng: random.Random) -> None:
         room_id = self._some_room(user, rng)
@@ -268,11 +269,12 @@ class World:
     async def end_servers(self) -> None:
         """End the server and start it again, now and then; where this returns, the soak is over."""
         rng = random.Random(f"ends {self.plan.seed}")
-        while True:
-            await asyncio.sleep(self.plan.end_every_s * rng.uniform(0.4, 1.6))
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), self.plan.end_every_s * rng.uniform(0.4, 1.6))
+                return
             self.server.sample()
-            # Whole, or not at all: the end of the soak waits for it.
-            await asyncio.shield(asyncio.create_task(self._end_server(rng)))
+            await self._end_server(rng)
 
     async def _end_server(self, rng: random.Random) -> None:
         if rng.random() < 0.5:
