@@ -5,8 +5,8 @@ nothing waits before it, a message goes to the kernel straight away instead. Tha
 Twisted's transports, so it is done for exactly the classes that are known here (a TCP connection that was accepted, and
 Twisted's TLS over one); any other transport, as in tests, is written to as ever.
 
-The kernel's buffer is kept small (`prepare`), so that what a client does not read waits as a place in the stream and
-not as bytes in memory that belongs to nobody.
+The kernel's buffers are kept small (`prepare`), so that what a client does not read waits as a place in the stream,
+and what is not read of a client waits at the client's, and not as megabytes in memory that belongs to nobody.
 
 Nothing here knows of messages; see `lines` and `websocket`.
 """
@@ -23,20 +23,21 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
-# The kernel takes it twice, for what it needs around the bytes.
+# In each direction. The kernel takes it twice, for what it needs around the bytes.
 KERNEL_BUFFER_BYTES: Final = 128 * 1024
 # Larger pieces would fill Twisted's buffer, which then stops and starts its producer in the middle of the call.
 _STRAIGHT_TLS_BYTES: Final = 48 * 1024
 
 
 def prepare(transport: Any) -> None:
-    """Let small messages go at once and bound the kernel's buffer; for a transport that has just been connected."""
+    """Let small messages go at once and bound the kernel's buffers; for a transport that has just been connected."""
     tcp = _tcp_under(transport)
     if tcp is not None and tcp.connected:
         handle = tcp.socket
         try:
             handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
         except OSError:
             # The peer is gone already; the reactor will notice.
             return

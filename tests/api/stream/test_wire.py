@@ -167,8 +167,9 @@ async def test_what_the_peer_does_not_take_in_is_known(ends: Ends) -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_kernel_keeps_little(ends: Ends) -> None:
     tcp = ends.transport.transport if is_encrypted(ends.transport) else ends.transport
-    kept = tcp.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    assert KERNEL_BUFFER_BYTES <= kept <= 2 * KERNEL_BUFFER_BYTES
+    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        kept = tcp.socket.getsockopt(socket.SOL_SOCKET, buffer)
+        assert KERNEL_BUFFER_BYTES <= kept <= 2 * KERNEL_BUFFER_BYTES
     assert tcp.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
