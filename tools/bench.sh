@@ -7,6 +7,9 @@
 # BENCH_DATABASE    sqlite (default), mariadb (a private server), or an SQLAlchemy URL of an empty database
 # BENCH_SECONDS     length of the timed scenarios (default 15)
 # BENCH_PORT        port on loopback (default: a free one)
+# BENCH_TLS         1: over TLS, with a certificate of its own making
+# BENCH_USERS       users of fanout, fanout-ws and sockets
+# BENCH_RATE        messages a second of fanout-ws and sockets
 #
 # The CPU time of a database server is not in `cpu_ms_per_op`: that is the homeserver's alone.
 set -euo pipefail
@@ -42,6 +45,15 @@ case $database in
 esac
 port=${BENCH_PORT:-$($python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 
+scheme=http tls_lines= insecure=()
+if [ "${BENCH_TLS:-}" = 1 ]; then
+    scheme=https insecure=(-insecure)
+    paths=$($python -c 'import sys; from pathlib import Path; from tests.support.certificates import Authority
+certificate, key = Authority(Path(sys.argv[1])).certificate("127.0.0.1")
+print(f"tls_certificate_path = \"{certificate}\"\ntls_key_path = \"{key}\"")' "$work/tls")
+    tls_lines=$paths
+fi
+
 cat >"$work/sennit.toml" <<TOML
 [server]
 name = "bench.localhost"
@@ -49,6 +61,11 @@ data_dir = "$work/data"
 
 [[listeners]]
 port = $port
+$tls_lines
+
+[stream]
+sessions_per_address = 100000
+max_sessions = 100000
 
 [database]
 url = "$url"
@@ -84,8 +101,8 @@ server=$!
 answers=0
 for _ in $(seq 100); do
     $python - "$port" <<'PYTHON' 2>/dev/null && answers=1 && break
-import sys, urllib.request
-urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/_matrix/client/versions", timeout=5)
+import socket, sys
+socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
 PYTHON
     kill -0 "$server" 2>/dev/null || break
     sleep 0.1
@@ -99,11 +116,13 @@ fi
 rss_kib=$(awk '/^VmRSS/ { print $2 }' "/proc/$server/status")
 echo "{\"scenario\":\"start\",\"label\":\"$label\",\"rss_mib\":$((rss_kib / 1024))}"
 
-load=("$HSLOAD" -url "http://127.0.0.1:$port" -secret bench -pid "$server" -label "$label")
+load=("$HSLOAD" -url "$scheme://127.0.0.1:$port" "${insecure[@]}" -secret bench -pid "$server" -label "$label")
 for scenario in "${scenarios[@]}"; do
     case $scenario in
         send | oneroom) flags=(-users 20 -seconds "$seconds") ;;
-        fanout) flags=(-users 100 -rate 1 -seconds "$seconds") ;;
+        fanout) flags=(-users "${BENCH_USERS:-100}" -rate 1 -seconds "$seconds") ;;
+        fanout-ws) flags=(-users "${BENCH_USERS:-200}" -rate "${BENCH_RATE:-5}" -seconds "$seconds" -ws) ;;
+        sockets) flags=(-users "${BENCH_USERS:-10000}" -rate "${BENCH_RATE:-300}" -seconds "$seconds") ;;
         isync) flags=(-rooms 50 -events 10 -runs 5) ;;
         poll) flags=(-users 20 -seconds "$seconds") ;;
         messages) flags=(-events 400 -runs 5) ;;
@@ -113,7 +132,7 @@ for scenario in "${scenarios[@]}"; do
         fedjoin) flags=(-users "${BENCH_JOINS:-2000}") ;;
         *) flags=() ;;
     esac
-    "${load[@]}" "${flags[@]}" "$scenario" || say "$scenario failed"
+    "${load[@]}" "${flags[@]}" "${scenario%-ws}" || say "$scenario failed"
 done
 if [ -s "$work/log" ]; then
     say "the server's log:"
