@@ -6,6 +6,10 @@ stays uncut, so that it takes no more memory than its bytes.
 
 from __future__ import annotations
 
+from typing import Final
+
+_BLANKS: Final = b" \t\r"
+
 
 class LineTooLong(Exception):
     """A line is longer than it may be."""
@@ -14,7 +18,7 @@ class LineTooLong(Exception):
 class LineSplitter:
     """Cuts lines out of bytes that come in any pieces; lazily, one at a time.
 
-    A line ends with LF or CR LF, which are not part of it. Blank lines are left out.
+    A line ends with LF or CR LF, which are not part of it, nor are blanks at its beginning. Empty lines are left out.
     """
 
     __slots__ = ("_begun", "_max_bytes", "_position", "_unread")
@@ -52,25 +56,28 @@ class LineSplitter:
                 return None
             line = unread[start:end]
             self._position = end + 1
-            if self._begun is not None:
+            if self._begun is None:
+                line = line.lstrip(_BLANKS)
+            else:
                 self._begun += line
                 line, self._begun = bytes(self._begun), None
             if line.endswith(b"\r"):
                 line = line[:-1]
             if len(line) > self._max_bytes:
                 raise LineTooLong
-            if line and not line.isspace():
+            if line:
                 return line
 
     def _keep(self, rest: bytes) -> None:
         self._unread = b""
         self._position = 0
-        if not rest:
-            return
-        if self._begun is None:
+        if self._begun is not None:
+            self._begun += rest
+        elif rest := rest.lstrip(_BLANKS):
             self._begun = bytearray(rest)
         else:
-            self._begun += rest
+            # Blanks begin no message: somebody may send them as a sign of life.
+            return
         # One more: the CR of its end may have come, and the LF not.
         if len(self._begun) > self._max_bytes + 1:
             raise LineTooLong

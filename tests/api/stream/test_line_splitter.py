@@ -22,12 +22,12 @@ def _expected(whole: bytes) -> tuple[list[bytes], bool]:
     *lines, rest = whole.split(b"\n")
     found: list[bytes] = []
     for line in lines:
-        line = line.removesuffix(b"\r")
+        line = line.lstrip(b" \t\r").removesuffix(b"\r")
         if len(line) > MOST:
             return found, True
-        if line.strip():
+        if line:
             found.append(line)
-    return found, len(rest) > MOST + 1
+    return found, len(rest.lstrip(b" \t\r")) > MOST + 1
 
 
 def _split(pieces: list[bytes]) -> tuple[list[bytes], bool]:
@@ -96,6 +96,15 @@ def test_a_quarter_of_a_million_pieces_take_no_longer_than_their_bytes() -> None
         assert splitter.take() is None
     splitter.feed(b"\n")
     assert b"x" * (1 << 18) == splitter.take()
+
+
+def test_blanks_begin_no_line() -> None:
+    splitter = LineSplitter(MOST)
+    for _ in range(100):
+        splitter.feed(b" \t\r")
+        assert (None, 0) == (splitter.take(), splitter.begun_bytes)
+    splitter.feed(b"{}\n")
+    assert b"{}" == splitter.take()
 
 
 def test_nothing_is_kept_between_lines() -> None:

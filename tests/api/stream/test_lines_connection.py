@@ -218,6 +218,8 @@ def test_a_turn_does_not_go_on_while_the_session_has_reading_stopped(line: Line,
 def test_the_session_is_told_when_a_message_has_begun(line: Line) -> None:
     line.send(b"{}\n")
     assert [] == line.session.told
+    line.send(b"\r", b"\n", b"  ")
+    assert [] == line.session.told
     line.send(b"{}\n{", b" ")
     assert ["begun", "begun"] == line.session.told
 
