@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
+from twisted.internet.task import deferLater
+
+from homeserver.runtime.backoff import Backoff
+
 from .address import Address, Trust
-from .http import HTTP, segment
+from .errors import StreamError
+from .http import HTTP, NO_ANSWER, segment
 from .inbox import Inbox, Update, timeline_events
-from .link import Link, LinkState, Refresh, Watch
+from .link import FIRST_WAIT_S, LONGEST_WAIT_S, Link, LinkState, Refresh, Watch, chance
 from .requests import Requests
 from .wire import Wires
 
@@ -38,6 +43,7 @@ class StreamClient:
         set_presence: str | None = None,
         use_state_after: bool = False,
         refresh: Refresh | None = None,
+        patience_s: float = 0.0,
         watch: Watch | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         verify: bool = True,
@@ -50,8 +56,9 @@ class StreamClient:
         `reactor` defaults to the global one. `since` is where the stream goes on; without it, it begins with an initial
         sync. `filter` (an ID or the filter), `set_presence` and `use_state_after` are those of `/sync`.
         `refresh` is asked for another token when this one has expired, `watch` is told what becomes of connections.
-        Certificates are checked, against those of
-        `ca_file` (PEM) or else the system's; `verify=False` is for tests. ValueError tells of a wrong URL or file.
+        What is refused because it comes too often is asked again when the server says so, within `patience_s`.
+        Certificates are checked, against those of `ca_file` (PEM) or else the system's; `verify=False` is for tests.
+        ValueError tells of a wrong URL or file.
         """
         if reactor is None:
             from homeserver.runtime.reactor import global_reactor
@@ -63,6 +70,7 @@ class StreamClient:
         self._set_presence = set_presence
         self._use_state_after = use_state_after
         self._refresh = refresh
+        self._patience_s = patience_s
         self._user_agent = user_agent
         self._address = Address.parse(url)
         self._trust = Trust(ca_file, verify=verify)
@@ -188,10 +196,12 @@ class StreamClient:
             self._events.clear()
             yield update
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, *, history: bool = False) -> AsyncIterator[dict[str, Any]]:
         """Give the events of the timelines of joined rooms, each with `room_id` added, and pass over all else.
 
-        The next loop goes on where the last one was left. `since` moves on with the last event of an update.
+        What was before is left out unless `history` asks for it: the initial sync of a client without `since`, and of a
+        room that we join what others said before. The next loop goes on where the last one was left.
+        `since` moves on with the last event of an update.
         """
         while True:
             while self._events:
@@ -199,7 +209,8 @@ class StreamClient:
             update = await self._inbox.next()
             if update is None:
                 return
-            self._events.extend(timeline_events(update))
+            if history or self._inbox.since is not None:
+                self._events.extend(timeline_events(update, None if history else self.user_id))
 
     # -- what goes ----------------------------------------------------------------------------------------------------
 
@@ -214,7 +225,7 @@ class StreamClient:
         """
         if not self._is_started:
             raise RuntimeError("the client has not been started")
-        return await self._requests.ask(method, params, request_id)
+        return await self._patiently(lambda: self._requests.ask(method, params, request_id))
 
     async def send(
         self,
@@ -323,12 +334,20 @@ class StreamClient:
         """
         if self._http is None:
             self._http = HTTP(self._reactor, self._address, self._trust, user_agent=self._user_agent)
-        return await self._http.call(method, path, content, token=self._token, query=query)
+        http = self._http
+        return await self._patiently(lambda: http.call(method, path, content, token=self._token, query=query))
 
     async def join(self, room_id_or_alias: str, *, via: Sequence[str] = ()) -> str:
-        """Join a room, over HTTP, and return its ID."""
-        answer = await self.call("POST", f"/join/{segment(room_id_or_alias)}", {}, query={"via": via} if via else None)
-        return str(answer.get("room_id", room_id_or_alias))
+        """Join a room, over HTTP, and return its ID. Without an answer it is tried again, like other requests."""
+        path, query = f"/join/{segment(room_id_or_alias)}", {"via": via} if via else None
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S, chance=chance)
+        while True:
+            try:
+                return str((await self.call("POST", path, {}, query=query)).get("room_id", room_id_or_alias))
+            except NO_ANSWER:
+                if self._link.has_ended:
+                    raise
+                await self._sleep(backoff.next_s())
 
     # -- what the parts ask -------------------------------------------------------------------------------------------
 
@@ -340,6 +359,21 @@ class StreamClient:
             set_presence=self._set_presence,
             use_state_after=self._use_state_after or None,
         )
+
+    async def _patiently(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """Ask; where that is too often, again when the server says so, while patience lasts."""
+        deadline = self._reactor.seconds() + self._patience_s
+        while True:
+            try:
+                return await ask()
+            except StreamError as error:
+                wait_ms = error.retry_after_ms
+                if wait_ms is None or self._reactor.seconds() + wait_ms / 1000 > deadline:
+                    raise
+                await self._sleep(wait_ms / 1000)
+
+    async def _sleep(self, seconds: float) -> None:
+        await deferLater(self._reactor, seconds, lambda: None)
 
     async def _refreshed(self) -> bool:
         if self._refresh is None:

@@ -9,8 +9,10 @@ import json
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from twisted.internet.defer import TimeoutError as NoAnswerInTime
+from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseFailed
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -21,6 +23,14 @@ TIMEOUT_S: Final = 60.0
 # LIMIT: of one answer.
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 API: Final = "/_matrix/client/v3"
+NO_ANSWER: Final = (
+    ConnectError,
+    ConnectionClosed,
+    NoAnswerInTime,
+    OSError,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
 
 
 def segment(text: str) -> str:

@@ -112,11 +112,27 @@ class Inbox:
             self._reader.callback(None)
 
 
-def timeline_events(update: Update) -> Iterator[dict[str, Any]]:
-    """Give the events of the timelines of joined rooms, each room's in order, with `room_id` added."""
+def timeline_events(update: Update, joined: str | None = None) -> Iterator[dict[str, Any]]:
+    """Give the events of the timelines of joined rooms, each room's in order, with `room_id` added.
+
+    A room that was just joined is told with some of its past. With `joined`, a user ID, what was before that user's
+    join is left out.
+    """
     for room_id, room in update.get("rooms", {}).get("join", {}).items():
-        for event in room.get("timeline", {}).get("events", ()):
+        events = room.get("timeline", {}).get("events", ())
+        begin = 0
+        if joined is not None:
+            begin = max((place for place, event in enumerate(events) if _is_join(event, joined)), default=0)
+        for event in events[begin:]:
             yield {**event, "room_id": room_id}
+
+
+def _is_join(event: dict[str, Any], user_id: str) -> bool:
+    """Return whether the user was not in the room before the event, and is after it."""
+    if event.get("type") != "m.room.member" or event.get("state_key") != user_id:
+        return False
+    before = event.get("unsigned", {}).get("prev_content", {}).get("membership")
+    return bool(event.get("content", {}).get("membership") == "join" and before != "join")
 
 
 def to_device_messages(update: Update) -> list[dict[str, Any]]:

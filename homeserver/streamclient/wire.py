@@ -55,7 +55,7 @@ class Wire(Protocol):
     """What is told a wire."""
 
     def send(self, message: bytes) -> None:
-        """Send one message of JSON."""
+        """Send one message of JSON, or not, if the connection is about to be lost."""
 
     def ping(self) -> None:
         """Give a sign of life that has to be answered."""
@@ -151,7 +151,9 @@ class WebSocketWire(_ClientProtocol):  # type: ignore[misc]
     # -- what the client tells ----------------------------------------------------------------------------------------
 
     def send(self, message: bytes) -> None:
-        self.sendMessage(message)
+        # Autobahn would raise; what is not answered is asked again.
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(message)
 
     def ping(self) -> None:
         self.sendPing()
@@ -278,6 +280,8 @@ class LinesWire(TwistedProtocol):
         begin = 0
         while (end := data.find(b"\n", begin)) >= 0:
             self._begun += data[begin:end]
+            if len(self._begun) > self._max_message_bytes:
+                break
             line, self._begun = bytes(self._begun), bytearray()
             begin = end + 1
             if line.strip():

@@ -34,7 +34,7 @@ async def begin(client: StreamClient, played: Played) -> Connection:
 async def read(client: StreamClient, number: int) -> list[str]:
     """Return the bodies of the next events, all of them dealt with but the last."""
     bodies: list[str] = []
-    async for event in client.events():
+    async for event in client.events(history=True):
         bodies.append(event["content"]["body"])
         if len(bodies) == number:
             break
@@ -112,7 +112,7 @@ async def test_events_come_once_and_in_order(played: Played, new_client: NewClie
 async def test_event_names_its_room(played: Played, new_client: NewClient) -> None:
     client = new_client(played)
     (await begin(client, played)).update(1)
-    event = await anext(client.events())
+    event = await anext(client.events(history=True))
     assert ("!room", "$1") == (event["room_id"], event["event_id"])
 
 
@@ -507,6 +507,21 @@ async def test_unanswered_requests_are_made_again_in_order_with_their_ids(
         again.answer(request, {"event_id": "$" + request["params"]["content"]["body"]})
     del sent[2]
     assert ["$0", "$1", "$3", "$4", "$late"] == await within(gatherResults([*sent, late]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_between_goodbye_and_the_end_is_made_again(websocket: Played, new_client: NewClient) -> None:
+    client = new_client(websocket)
+    connection = await begin(client, websocket)
+    connection.close(1001)
+    # It does not see the reply, and so does not hang up.
+    connection.wire.transport.pauseProducing()
+    wire: Any = client._link._conversation._wire  # type: ignore[union-attr]
+    await until(lambda: wire.state != wire.STATE_OPEN)
+    sent: Deferred[str] = go(client.send("!r", "hello"))
+    again = await websocket.connection()
+    again.answer(await again.request("send"), {"event_id": "$1"})
+    assert "$1" == await within(sent)
 
 
 @pytest_twisted.ensureDeferred
