@@ -4,9 +4,9 @@
 what arrives, tells the session when the peer does not read, stops reading when the session says so, and closes with a
 last line that says why. What a message means, who may send it and when a silent peer is gone is the session's.
 
-What is bounded here: the length of a message, how many are delivered before others have their turn, and the memory that
-unfinished messages of all connections take together. While the session has reading stopped, what came in the same piece
-is kept uncut, so that a piece of thousands of tiny lines costs no more than its bytes.
+What is bounded here: the length of a message, and the memory that unfinished messages of all connections take together.
+While the session has reading stopped, what came in the same piece is kept uncut, so that a piece of thousands of tiny
+lines costs no more than its bytes.
 
 docs/stream.md is the specification.
 """
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 MAX_BEGUN_BYTES: Final = 64 * 1024**2
 # Not worth counting: smaller than the buffers that every connection has anyway.
 _FREE_BYTES: Final = 4096
-# Delivered to a session at once; some milliseconds' work.
-_MESSAGES_A_TURN: Final = 50
 # How long a peer may take to read why it is closed.
 CLOSE_S: Final = 5.0
 _SWEEP_S: Final = 1.0
@@ -64,9 +62,9 @@ class LinesConnection:
         "_held_bytes",
         "_is_closing",
         "_is_delivering",
+        "_is_outside",
         "_is_paused",
         "_is_reading",
-        "_is_resting",
         "_session",
         "_splitter",
         "_transport",
@@ -87,9 +85,9 @@ class LinesConnection:
         # Anything but blanks has come; a whole message has.
         self._has_begun = False
         self._has_spoken = False
-        # Whether the session has reading stopped; whether others have their turn first, or this has to wait outside.
+        # Whether the session has reading stopped; whether this has to wait until there is a session.
         self._is_paused = False
-        self._is_resting = False
+        self._is_outside = False
         self._is_reading = True
         self._is_delivering = False
         self._is_closing = False
@@ -165,7 +163,7 @@ class LinesConnection:
             self._come_in()
         else:
             # Before a TLS handshake, which is most of the work for a connection.
-            self._is_resting = True
+            self._is_outside = True
             self._regulate()
             self._factory.later(wait_s, self._come_in)
 
@@ -218,7 +216,7 @@ class LinesConnection:
             self._refuse(refusal)
             return
         self._session = self._factory.door.begin(self)
-        self._is_resting = False
+        self._is_outside = False
         self._deliver()
 
     def _refuse(self, error: LimitExceeded) -> None:
@@ -230,7 +228,7 @@ class LinesConnection:
 
     def _regulate(self) -> None:
         """Read if and only if what comes can be delivered."""
-        is_wanted = not self._is_paused and not self._is_resting
+        is_wanted = not self._is_paused and not self._is_outside
         if is_wanted == self._is_reading or self._is_closing or self._transport is None:
             return
         self._is_reading = is_wanted
@@ -244,9 +242,8 @@ class LinesConnection:
         if self._is_delivering or self._is_closing:
             return
         self._is_delivering = True
-        delivered = 0
         try:
-            while not (self._is_paused or self._is_resting or self._is_closing):
+            while not (self._is_paused or self._is_outside or self._is_closing):
                 message = self._splitter.take()
                 if message is None:
                     break
@@ -256,9 +253,6 @@ class LinesConnection:
                 self._has_spoken = True
                 assert self._session is not None
                 self._session.received(message)
-                delivered += 1
-                if delivered == _MESSAGES_A_TURN:
-                    self._rest()
         except LineTooLong:
             most = self._factory.max_message_bytes
             self._end(Ending(TOO_LARGE, "M_TOO_LARGE", f"A message is larger than {most} bytes"))
@@ -268,16 +262,6 @@ class LinesConnection:
         if not self._is_closing:
             self._note_rest()
             self._regulate()
-
-    def _rest(self) -> None:
-        """Let others have their turn: a piece can hold thousands of messages."""
-        if self._splitter.held_bytes and not self._is_closing:
-            self._is_resting = True
-            self._factory.later(0, self._go_on)
-
-    def _go_on(self) -> None:
-        self._is_resting = False
-        self._deliver()
 
     def _note_rest(self) -> None:
         """Tell the session of a message that is not complete, and count what is kept of it."""

@@ -119,6 +119,10 @@ class LineClient:
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 
+    def take(self, most_bytes: int) -> None:
+        """Take some bytes in, to be read later."""
+        self._unread += self.socket.recv(most_bytes)
+
     def rest(self) -> bytes:
         """Return whatever bytes still come, until the end."""
         found = self._unread

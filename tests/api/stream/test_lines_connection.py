@@ -158,7 +158,7 @@ def test_whatever_comes_is_a_sign_of_life(line: Line, piece: bytes) -> None:
     assert (1, []) == (line.session.heard_count, line.session.messages)
 
 
-def test_ten_thousand_lines_in_one_piece_do_not_recurse(line: Line, clock: ManualClock) -> None:
+def test_ten_thousand_lines_in_one_piece_do_not_recurse(line: Line) -> None:
     """Though the session stops and starts reading at each of them."""
 
     def stop_and_go(_: bytes) -> None:
@@ -167,7 +167,6 @@ def test_ten_thousand_lines_in_one_piece_do_not_recurse(line: Line, clock: Manua
 
     line.session.react = stop_and_go
     line.send(b"{}\n" * 10_000)
-    clock.advance(0)
     assert 10_000 == len(line.session.messages)
     assert "producing" == line.transport.producerState
 
@@ -196,23 +195,6 @@ def test_what_tls_still_delivers_while_reading_is_stopped_is_kept(line: Line) ->
     assert [b"{}"] == line.session.messages
     line.connection.resume()
     assert [b"{}", b"[]", b"{}"] == line.session.messages
-
-
-def test_after_fifty_messages_others_have_their_turn(line: Line, clock: ManualClock) -> None:
-    line.send(b"{}\n" * 120)
-    assert (50, "paused") == (len(line.session.messages), line.transport.producerState)
-    clock.advance(0)
-    assert (120, "producing") == (len(line.session.messages), line.transport.producerState)
-
-
-def test_a_turn_does_not_go_on_while_the_session_has_reading_stopped(line: Line, clock: ManualClock) -> None:
-    line.send(b"{}\n" * 120)
-    line.connection.pause()
-    clock.advance(0)
-    assert (50, "paused") == (len(line.session.messages), line.transport.producerState)
-    line.connection.resume()
-    clock.advance(0)
-    assert 120 == len(line.session.messages)
 
 
 def test_the_session_is_told_when_a_message_has_begun(line: Line) -> None:

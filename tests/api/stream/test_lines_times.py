@@ -58,6 +58,28 @@ def test_a_message_that_is_not_ended_in_time_is_closed(quick: tuple[int, Actor])
         assert 4408 == message["close"]["code"]
 
 
+def test_no_time_runs_for_a_message_while_the_server_does_not_read(quick: tuple[int, Actor]) -> None:
+    """A slow reader cannot end a message that the server does not read on for its sake."""
+    port, dora = quick
+    room_id = dora.create_room()
+    for i in range(12):
+        dora.call("PUT", f"/rooms/{room_id}/send/m.room.message/long{i}", {"body": "x" * 50_000})
+    since = dora.sync()["next_batch"]
+    with dial(port, buffer_bytes=8192) as line:
+        line.auth(dora.token, since=since)
+        params = {"room_id": room_id, "dir": "b", "limit": 12}
+        line.send(*({"id": i, "method": "messages", "params": params} for i in range(10)))
+        line.send_bytes(b'{"id":"late","meth')
+        line.socket.settimeout(10)
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            line.take(2000)
+            time.sleep(0.1)
+        assert list(range(10)) == [line.answer(i)["id"] for i in range(10)]
+        line.send_bytes(b'od":"ping"}\n')
+        assert {} == line.answer("late")["result"]
+
+
 def test_who_answers_pings_stays_and_who_does_not_goes(quick: tuple[int, Actor]) -> None:
     with dial(quick[0]) as alive, dial(quick[0]) as silent:
         for line in (alive, silent):
