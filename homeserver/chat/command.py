@@ -76,7 +76,8 @@ def run(options: argparse.Namespace, find_config: Callable[[], Config]) -> int:
             except ReactorNotRunning:
                 pass
 
-    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(whole()))
+    # Not `callWhenRunning`: that is before asyncio's loop runs.
+    reactor.callLater(0, lambda: Deferred.fromCoroutine(whole()))
     reactor.run(installSignalHandlers=False)
     return _tell(outcome[0]) if outcome and outcome[0] else 0
 

@@ -8,6 +8,7 @@ Spec: client-server API, "Calculating the display name for a user", "Calculating
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from . import text
 
 # How many people name a room that has no name of its own.
 _NAMED_HEROES: Final = 3
+_SHORTEST_MENTION: Final = 2
 _MISLEADING: Final = frozenset("@:<>")
 _PRESENT: Final = frozenset({"join", "invite"})
 
@@ -67,6 +69,16 @@ class Members:
         """Return the known members who are in the room or invited."""
         return [user_id for user_id, membership in self.memberships.items() if membership in _PRESENT]
 
+    def mentioned(self, body: str, own_user_id: str) -> list[str]:
+        """Return whom a message speaks of: by display name, by user ID, or by its first part behind an @."""
+        said = text.look(body)
+        return sorted(
+            user_id
+            for user_id in self.present()
+            if user_id != own_user_id
+            and any(_says(said, name) for name in (self._plain(user_id), user_id, f"@{localpart(user_id)}"))
+        )
+
     def displayname(self, user_id: str) -> str | None:
         """Return the name as it was set, not neutralised."""
         return self._displaynames.get(user_id)
@@ -81,6 +93,14 @@ class Members:
             alike.discard(user_id)
             if not alike:
                 del self._by_look[look]
+
+
+def _says(said: str, name: str) -> bool:
+    """Whether a name is said, as words of its own."""
+    wanted = text.look(name)
+    if len(wanted) < _SHORTEST_MENTION or wanted not in said:
+        return False
+    return re.search(rf"(?<![\w@]){re.escape(wanted)}(?![\w:])", said) is not None
 
 
 def room_name(

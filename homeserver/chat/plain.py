@@ -46,6 +46,8 @@ class Plain:
         self._farewell = ""
         self._is_first = session.saved.since is None
         self._has_been_told = ""
+        # Rooms of which something has been written: they need no beginning.
+        self._begun: set[str] = set()
 
     async def run(self) -> str:
         """Chat until the input ends or the user quits; return a last sentence, or nothing."""
@@ -92,9 +94,10 @@ class Plain:
             self._write("-- No room is open.")
             return
         self._write(f"-- This is {self._session.model.name_of(room)}" + (f": {room.topic}" if room.topic else ""))
-        messages = [item for item in room.timeline.items if isinstance(item, Message)]
-        for message in messages[-HISTORY:]:
-            self._write_message(room, message)
+        if room.room_id not in self._begun:
+            messages = [item for item in room.timeline.items if isinstance(item, Message)]
+            for message in messages[-HISTORY:]:
+                self._write_message(room, message)
         self._read()
 
     def sending(self, room: Room, body: str) -> Callable[[], None]:
@@ -120,6 +123,7 @@ class Plain:
 
     async def _run_lines(self) -> None:
         await self._session.ready()
+        await self._interpreter.attempt(self._session.settled())
         self._interpreter.open_first()
         while not self._over.called:
             line = await self._lines.get()
@@ -127,6 +131,8 @@ class Plain:
                 break
             try:
                 await self._interpreter.type(line)
+                # What the next line is about has to be known when it is read.
+                await self._interpreter.attempt(self._session.settled())
             except Exception:  # the boundary of a line
                 _log.failure("something failed that was typed")
                 self._write("-- This is a fault of the chat itself; with --log FILE it is written down.")
@@ -159,6 +165,7 @@ class Plain:
         words = words_of(room, message)
         if words is None:
             return
+        self._begun.add(room.room_id)
         head = f"[{self._session.model.name_of(room)}] {clock(message.event.ts_ms)} "
         if words.kind is Kind.HAPPENED:
             self._write(f"{head}-- {words.lines[0]}")

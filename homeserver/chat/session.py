@@ -8,13 +8,14 @@ Spec: docs/stream.md; client-server API, the sections of the endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 
-from homeserver.streamclient import LinkState, StreamClient, StreamEnded, StreamError
+from homeserver.streamclient import LinkState, StreamClient, StreamEnded, StreamError, to_device_messages
 
 from . import text
 from .commands import alias_localpart
@@ -39,6 +40,11 @@ MAX_PAGES: Final = 40
 TYPING_TIMEOUT_MS: Final = 20_000
 TYPING_AGAIN_S: Final = 8.0
 SAVE_AFTER_S: Final = 10.0
+# The answer to a send and the event itself come in any order.
+RETURN_TIMEOUT_S: Final = 10.0
+SETTLED_TIMEOUT_S: Final = 15.0
+GOODBYE_TIMEOUT_S: Final = 2.0
+MARK: Final = "org.sennit.chat.mark"
 
 Answer = TypeVar("Answer")
 
@@ -78,6 +84,11 @@ class Session:
         self._presence: str | None = None
         self._waiting: list[Deferred[None]] = []
         self._is_ready = False
+        self._is_connected = False
+        # What we wait for in the stream, by what is written on it.
+        self._marks: dict[str, Deferred[None]] = {}
+        # Event ID -> who waits for our own event to come back.
+        self._returning: dict[str, Deferred[None]] = {}
         if saved.since is not None:
             self.model.restore(saved.snapshot)
 
@@ -115,11 +126,31 @@ class Session:
             await waiting
 
     async def end(self) -> None:
-        """Close the stream and remember the session."""
+        """Say that we are gone, close the stream, and remember the session."""
         self._is_ended = True
         self.save()
         if self._stream is not None:
+            if self._is_connected and self.saved.access_token:
+                await self._within(GOODBYE_TIMEOUT_S, self._say_goodbye(self._stream))
             await self._stream.stop()
+
+    async def settled(self) -> None:
+        """Wait until the model holds all that the server knew when this was called.
+
+        A message to our own device takes its place in the stream behind it.
+        """
+        mark = secrets.token_hex(16)
+        marked = self._marks[mark] = Deferred()
+        stream, device_id = self._need_stream(), self.saved.device_id
+        messages = {self.user_id: {device_id: {"mark": mark}}}
+        try:
+            await self._done(stream.to_device(MARK, messages))
+            await marked.addTimeout(SETTLED_TIMEOUT_S, self.reactor)
+        except TimeoutError:
+            # A device with a long inbox, or a server that is very busy; what comes later is told when it comes.
+            pass
+        finally:
+            self._marks.pop(mark, None)
 
     async def log_out(self) -> None:
         """End the session on the server, and forget it here in any case."""
@@ -155,16 +186,48 @@ class Session:
         self._stream = stream
         async with stream:
             async for update in stream.updates():
-                listener.told(self.model.fold(update))
+                news = self.model.fold(update)
+                listener.told(news)
+                self._has_returned(news)
+                self._have_come(update)
                 self._is_ready_now()
                 if self._save_call is None:
                     self._save_call = self.reactor.callLater(SAVE_AFTER_S, self.save)
 
     def _watch(self, state: LinkState) -> None:
+        self._is_connected = state.is_connected
         if state.is_connected and self.model.next_batch is not None:
             self._is_ready_now()
         if self._listener is not None:
             self._listener.connection(state)
+
+    def _has_returned(self, news: News) -> None:
+        for messages in news.messages.values() if self._returning else ():
+            for message in messages:
+                waiting = self._returning.pop(message.event.event_id, None)
+                if waiting is not None:
+                    waiting.callback(None)
+
+    def _have_come(self, update: dict[str, Any]) -> None:
+        for message in to_device_messages(update) if self._marks else ():
+            content = message.get("content")
+            mark = content.get("mark") if message.get("type") == MARK and isinstance(content, dict) else None
+            waiting = self._marks.pop(mark, None) if isinstance(mark, str) else None
+            if waiting is not None:
+                waiting.callback(None)
+
+    async def _say_goodbye(self, stream: StreamClient) -> None:
+        """Be offline at once, and not only after a while: this connection stands for nobody any more."""
+        known = self.model.presence.get(self.user_id)
+        await self._done(stream.set_presence("offline"))
+        await self._done(stream.presence("offline", known.status if known is not None else ""))
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that is not worth much waiting, nor an error."""
+        try:
+            await Deferred.fromCoroutine(work).addTimeout(seconds, self.reactor)
+        except (TimeoutError, CancelledError, ChatError):
+            pass
 
     def _is_ready_now(self) -> None:
         self._is_ready = True
@@ -178,15 +241,29 @@ class Session:
 
     # -- what is said ------------------------------------------------------------------------------------------------
 
-    async def say(self, room: Room, body: str, *, is_emote: bool = False) -> str:
-        """Send a message and return its event ID; it may wait for a connection."""
+    async def say(self, room: Room, body: str, *, is_emote: bool = False) -> None:
+        """Send a message, and return when it has come back as an event; it may wait for a connection."""
         if room.is_encrypted:
             raise ChatError("This room is encrypted, and this chat does not encrypt. Use another client here.")
-        self._typing.pop(room.room_id, None)
-        content = {"msgtype": "m.emote" if is_emote else "m.text", "body": body}
+        if room.room_id in self._typing:
+            # Goes before the message, and nobody waits for it.
+            Deferred.fromCoroutine(self._within(RETURN_TIMEOUT_S, self.typing(room, False)))
+        # Spec: "User and room mentions": the member is there even if nobody is meant.
+        mentioned = room.members.mentioned(body, self.user_id)
+        content = {
+            "msgtype": "m.emote" if is_emote else "m.text",
+            "body": body,
+            "m.mentions": {"user_ids": mentioned} if mentioned else {},
+        }
         result = await self._ask("send", room_id=room.room_id, event_type="m.room.message", content=content)
         event_id = result.get("event_id")
-        return event_id if isinstance(event_id, str) else ""
+        if isinstance(event_id, str) and room.timeline.find(event_id) is None:
+            waiting = self._returning[event_id] = Deferred()
+            try:
+                await waiting.addTimeout(RETURN_TIMEOUT_S, self.reactor)
+            except TimeoutError:
+                # It has been sent; that is all that matters.
+                self._returning.pop(event_id, None)
 
     async def typing(self, room: Room, is_typing: bool) -> None:
         """Tell that we type, or do no more; not more often than is worth it."""

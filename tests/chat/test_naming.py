@@ -85,3 +85,21 @@ def test_our_own_server_need_not_be_typed_for_people(typed: str, user_id: str) -
 )
 def test_our_own_server_need_not_be_typed_for_rooms(typed: str, alias: str) -> None:
     assert alias == full_alias(typed, ALICE)
+
+
+@pytest.mark.parametrize(
+    ("body", "mentioned"),
+    [
+        ("hello", []),
+        ("Bob, look", [BOB]),
+        ("bobsled", []),
+        ("ask @bob", [BOB]),
+        ("ask @bob:x.", [BOB]),
+        ("ask @bob:xyz", []),
+        ("alice@bob.example", []),
+        ("BOB and Carol Ann!", [BOB, CAROL]),
+        ("I am Alice", []),
+    ],
+)
+def test_people_are_mentioned(body: str, mentioned: list[str]) -> None:
+    assert mentioned == _members(alice="Alice", bob="Bob", carol="Carol Ann").mentioned(body, ALICE)

@@ -63,14 +63,16 @@ class RunningServer:
 
 @contextmanager
 def run_server(
-    folder: Path, database_url: str, *, server_name: str = "test.example", more: str = ""
+    folder: Path, database_url: str, *, server_name: str = "test.example", more: str = "", port: int | None = None
 ) -> Iterator[RunningServer]:
     """Run a server on the database with its files in `folder`; `more` is appended to its configuration.
+
+    `port` is for a server that comes back where it was; else there is a free one.
 
     Raises ServerFailed if it does not start, ends by itself, or does not stop when told to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = port or _free_port()
     config = folder / "config.toml"
     config.write_text(_config(server_name, port, folder, database_url) + more)
     config.chmod(0o600)

@@ -1,0 +1,322 @@
+"""The chat as people use it: in terminals, against a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import ROOT, RunningServer, run_server
+
+from .terminal import Terminal
+
+PASSWORD = "correct horse battery"
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Town:
+    """A server, and people who chat on it; each has a folder of their own."""
+
+    server: RunningServer
+    folder: Path
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What a person's programs are given."""
+        home = self.folder / name
+        home.mkdir(exist_ok=True)
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "XDG_STATE_HOME": str(home / "state"),
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "",
+        }
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """How a person starts the chat."""
+        url = self.server.url
+        return [sys.executable, "-m", "homeserver", "chat", url, "--user", name, *arguments]
+
+    def terminal(self, name: str, *arguments: str) -> Terminal:
+        """Start the chat of a person in a terminal."""
+        environment = self.environment(name)
+        return Terminal(self.command(name, *arguments), cwd=self.folder / name, environment=environment)
+
+    def newcomer(self, name: str) -> Terminal:
+        """Start the chat of a person who makes an account, and wait until it is on the screen."""
+        terminal = self.terminal(name, "--register")
+        terminal.wait_for(f"Password of {name}:")
+        terminal.enter(PASSWORD)
+        terminal.wait_for("Once more:")
+        terminal.enter(PASSWORD)
+        terminal.wait_for("connected")
+        return terminal
+
+    def say(self, name: str, *lines: str, arguments: tuple[str, ...] = ()) -> list[str]:
+        """Let a person type lines into a plain chat, and return what it wrote."""
+        done = subprocess.run(
+            self.command(name, "--plain", *arguments),
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"LANG": "C.UTF-8", "TZ": "UTC", **self.environment(name)},
+            cwd=self.folder / name,
+        )
+        assert (0, "") == (done.returncode, done.stderr), done.stdout
+        return done.stdout.splitlines()
+
+    def settle(self, name: str, *lines: str) -> list[str]:
+        """Make an account by way of the plain chat."""
+        self.environment(name)
+        password = self.folder / name / "password"
+        password.write_text(PASSWORD + "\n")
+        return self.say(name, *lines, arguments=("--register", "--password-from", str(password)))
+
+    def session(self, name: str) -> Path:
+        """The file in which a person's session is remembered."""
+        [path] = (self.folder / name / "state" / "sennit" / "chat").glob("*/*.json")
+        return path
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    folder = tmp_path_factory.mktemp("town")
+    with run_server(folder / "server", f"sqlite:///{folder / 'homeserver.db'}") as server:
+        yield Town(server, folder)
+
+
+def _said(lines: list[str]) -> list[str]:
+    """Lines of output without the time."""
+    return [line if line.startswith("--") else " ".join(line.split(" ")[:1] + line.split(" ")[2:]) for line in lines]
+
+
+def test_two_people_talk(town: Town) -> None:
+    with town.newcomer("ann") as ann, town.newcomer("ben") as ben:
+        ann.wait_for("Welcome.")
+        ann.enter("/dm ben")
+        ben.wait_for("ann invites you to a talk between you two")
+        ben.wait_for("+ ann")
+        ben.enter("/accept")
+        ben.wait_for("ben is here now")
+        ann.wait_for("● ben")
+
+        ann.enter("Hello Ben, it is me.")
+        ben.wait_for("ann: Hello Ben, it is me.")
+        ann.wait_for("Seen by ben")
+        ben.type("I am just wri")
+        ann.wait_for("ben is typing…")
+        ben.enter("ting.")
+        ann.wait_for("ben: I am just writing.")
+        ann.wait_for(lambda screen: "typing" not in screen.text)
+        ben.enter("/me waves")
+        ann.wait_for("* ben waves")
+
+        # Somewhere else, what is said here is unread.
+        ann.enter("/create Tea room")
+        ann.wait_for("ann calls the room Tea room")
+        ben.enter("one")
+        ben.enter("two, ann")
+        ann.wait_for(lambda screen: any("● ben" in row and " 2! " in row for row in screen.rows))
+        ann.type("\x1ba")
+        ann.wait_for("ben: two, ann")
+        ann.wait_for(lambda screen: not any("● ben" in row and "!" in row[:26] for row in screen.rows))
+
+        ben.enter("/quit")
+        assert 0 == ben.end()
+        ann.wait_for("○ ben")
+        ann.type("\x04")
+        assert 0 == ann.end()
+    # The terminal is left as it was found.
+    assert ann.received.rindex(b"\x1b[?1049l") > ann.received.rindex(b"\x1b[?1049h")
+    assert ann.received.rindex(b"\x1b[?1004l") > ann.received.rindex(b"\x1b[?1004h")
+
+
+def test_hostile_words_and_names_order_no_terminal(town: Town) -> None:
+    town.settle("cat", "/create Cats public")
+    with town.terminal("cat") as cat:
+        cat.wait_for("# Cats")
+        town.settle(
+            "eve",
+            "/join cats",
+            "/nick \x1b]0;owned\x07\u202eeve\x1b[2J",
+            "\x1b[2J\x1b[31mred\x1b]52;c;AAAA\x07\u202ereversed",
+        )
+        cat.wait_for("␛[2J␛[31mred␛]52;c;AAAA␇reversed")
+        assert "␛]0;owned␇eve␛[2J" in cat.text
+        assert b"\x1b]0;owned" not in cat.received
+        assert b"\x1b]52" not in cat.received
+        assert "\u202e".encode() not in cat.received
+        cat.enter("/quit")
+        assert 0 == cat.end()
+
+
+def test_history_is_loaded_as_one_goes_back(town: Town) -> None:
+    town.settle("dan", "/create Diary", *(f"entry {number:03}" for number in range(150)))
+    with town.terminal("dan") as dan:
+        dan.wait_for("entry 149")
+        for _page in range(12):
+            if "dan has made this room" in dan.text:
+                break
+            before = dan.text
+            dan.type("\x1b[5~")
+            dan.wait_for(lambda screen, before=before: screen.text != before)  # type: ignore[misc]
+        dan.wait_for("dan has made this room")
+        dan.enter("/quit")
+        assert 0 == dan.end()
+
+
+def test_narrow_terminal_shows_the_messages_alone(town: Town) -> None:
+    town.settle("fay", "/create Attic", "a line that is long enough to be broken when the terminal is narrow")
+    with town.terminal("fay") as fay:
+        fay.wait_for("# Attic")
+        fay.resize(40, 12)
+        fay.wait_for(lambda screen: "# Attic" not in screen.text and "fay: a line that is" in screen.text)
+        fay.enter("/quit")
+        assert 0 == fay.end()
+
+
+def test_session_is_remembered_and_forgotten(town: Town) -> None:
+    town.settle("gus", "/create Garden", "roses")
+    path = town.session("gus")
+    saved = json.loads(path.read_text())
+    assert (0o600, 0o700) == (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode))
+    assert ("@gus:test.example", True) == (saved["user_id"], "roses" not in path.read_text())
+    # No password this time, and the room that was open is open.
+    assert "-- This is Garden" in town.say("gus", "tulips")
+    assert ["-- Garden  open"] == [line for line in town.say("gus", "/rooms") if "Garden " in line]
+    done = subprocess.run(
+        town.command("gus", "--forget"), capture_output=True, text=True, timeout=60, env=town.environment("gus")
+    )
+    assert (0, "@gus:test.example is logged out.\n", False) == (done.returncode, done.stdout, path.exists())
+
+
+def test_what_came_meanwhile_is_told_once(town: Town) -> None:
+    town.settle("hal", "/create Hall public")
+    town.settle("ida", "/join hall", "while you were away", "it went on")
+    heard = _said(town.say("hal"))
+    assert ["[Hall] ida: while you were away", "[Hall] ida: it went on"] == [line for line in heard if "ida: " in line]
+    assert [] == [line for line in town.say("hal", "/rooms") if "unread" in line]
+    assert [] == [line for line in town.say("hal", "/open hall") if "ida: " in line]
+
+
+def test_commands_of_the_plain_chat(town: Town) -> None:
+    town.settle("jon", "hello?", "/create Kitchen public", "/topic Soup", "/topic", "/nick Jon the cook", "hi", "/foo")
+    lines = _said(town.say("jon", "/topic", "/who", "/rooms", "/join nowhere", "/me stirs", "//slash", "/leave", "hi?"))
+    for wanted in (
+        "-- This is Kitchen: Soup",
+        "-- The topic of Kitchen: Soup",
+        "-- Kitchen  #kitchen:test.example  open",
+        "[Kitchen] * Jon the cook stirs",
+        "[Kitchen] Jon the cook: /slash",
+        "-- You have left Kitchen.",
+    ):
+        assert wanted in lines
+    assert any(line.startswith("-- Jon the cook (@jon:test.example)") for line in lines)
+    assert any("#nowhere:test.example" in line or "not found" in line.lower() for line in lines)
+
+
+def test_invite_can_be_declined(town: Town) -> None:
+    town.settle("kim")
+    town.settle("leo", "/create Secret", "/invite kim")
+    lines = town.say("kim", "/rooms", "/decline", "/rooms")
+    assert "-- Secret  an invite: /accept or /decline" in lines
+    assert "-- You are in no room. /join ALIAS, /create NAME or /dm USER" in lines
+
+
+def test_encrypted_room_is_not_written_to(town: Town) -> None:
+    town.settle("max", "/create Vault")
+    saved = json.loads(town.session("max").read_text())
+    _encrypt(town.server, saved["access_token"], next(iter(saved["snapshot"]["rooms"]["join"])))
+    lines = _said(town.say("max", "in the clear"))
+    assert "-- Not sent: This room is encrypted, and this chat does not encrypt. Use another client here." in lines
+    assert not any("in the clear" in line for line in lines)
+
+
+def test_chat_goes_on_after_the_server_was_away(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'homeserver.db'}"
+    port = ""
+    with run_server(tmp_path / "server", database) as server:
+        town = Town(server, tmp_path)
+        port = server.url.rpartition(":")[2]
+        nia = town.newcomer("nia")
+        nia.enter("/create Nest")
+        nia.wait_for("nia calls the room Nest")
+    with nia:
+        nia.wait_for("reconnecting")
+        nia.enter("said in between")
+        nia.wait_for("…   said in between")
+        with run_server(tmp_path / "server", database, port=int(port)):
+            nia.wait_for("nia: said in between")
+            nia.wait_for(" connected ")
+            nia.enter("/logout")
+            assert 0 == nia.end()
+    assert [] == list((tmp_path / "nia" / "state").glob("sennit/chat/*/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["http://127.0.0.1:1", "--plain", "--user", "x", "--password-from", "password"], "Nothing answers at"),
+        (["ftp://x", "--plain"], "no address of a server"),
+        (["--forget", "http://127.0.0.1:1"], "No session on http://127.0.0.1:1 is remembered"),
+        (["http://127.0.0.1:1", "--plain", "--user", "x"], "--password-from"),
+        (["http://127.0.0.1:1", "--plain", "--user", "x", "--password-from", "nothing"], "cannot be read"),
+        (["http://127.0.0.1:1", "--user", "x", "--password-from", "password"], "Use --plain"),
+    ],
+    ids=["no server", "no URL", "no session", "no password", "no file", "no terminal"],
+)
+def test_what_cannot_be_is_told_in_a_sentence(arguments: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(PASSWORD)
+    done = subprocess.run(
+        [sys.executable, "-m", "homeserver", "chat", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+    )
+    assert (1, "") == (done.returncode, done.stdout)
+    assert done.stderr.startswith("sennit: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_password_is_told(town: Town) -> None:
+    town.settle("oda")
+    town.session("oda").unlink()
+    with town.terminal("oda") as oda:
+        oda.wait_for("Password of oda:")
+        oda.enter("wrong")
+        assert 1 == oda.end()
+        assert "sennit: " in oda.text
+
+
+def test_server_loads_nothing_of_the_chat() -> None:
+    program = "import sys, homeserver.app, homeserver.cli; homeserver.cli._parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith(("prompt_toolkit", "homeserver.chat"))}
+    assert {"homeserver.chat", "homeserver.chat.options"} == loaded
+
+
+def _encrypt(server: RunningServer, token: str, room_id: str) -> None:
+    import urllib.parse
+    import urllib.request
+
+    request = urllib.request.Request(
+        f"{server.url}/_matrix/client/v3/rooms/{urllib.parse.quote(room_id, safe='')}/state/m.room.encryption",
+        method="PUT",
+        data=b'{"algorithm": "m.megolm.v1.aes-sha2"}',
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        answer.read()
