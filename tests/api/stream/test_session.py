@@ -320,7 +320,8 @@ async def test_logging_out_ends_the_connections_of_that_device_alone(world: Worl
     await until(lambda: one.ending)
     assert one.ending is not None and (one.ending.code, one.ending.errcode) == (4401, "M_UNKNOWN_TOKEN")
     other.say("ping", "still")
-    assert "still" in other.answers and other.ending is None
+    await until(lambda: "still" in other.answers)
+    assert other.ending is None
 
 
 @pytest_twisted.ensureDeferred
@@ -405,3 +406,17 @@ async def test_all_connections_are_told_when_the_server_stops(world: World) -> N
     assert wire.session is not None
     wire.session.lost()
     await done
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_connected_is_online_and_says_otherwise_by_sync(world: World) -> None:
+    login = await world.log_in("alice")
+    await world.room("alice")
+    path = f"/presence/@alice:{SERVER}/status"
+    token = login.tokens.access_token
+    assert (await world.call(token, "GET", path))["presence"] == "offline"
+    wire = await world.connect(login)
+    assert (await world.call(token, "GET", path))["presence"] == "online"
+    wire.say("sync", "away", set_presence="unavailable")
+    await until(lambda: "away" in wire.answers)
+    assert (await world.call(token, "GET", path))["presence"] == "unavailable"
