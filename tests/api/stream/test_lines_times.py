@@ -30,22 +30,28 @@ sessions_per_user = 3
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Actor]]:
-    """The port of a server that has little patience, and somebody with an account."""
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """The port of a server that has little patience."""
     folder = tmp_path_factory.mktemp("quick")
     port = _free_port()
     with run_server(folder / "server", f"sqlite:///{folder / 'a.db'}", more=QUICK.format(port=port)) as server:
-        yield port, Actor(server.url, "dora").register()
+        yield port, server.url
 
 
-def test_who_does_not_authenticate_in_time_is_closed(quick: tuple[int, Actor]) -> None:
+@pytest.fixture
+def dora(quick: tuple[int, str]) -> Actor:
+    """Somebody with an account, and no connections left over from another test."""
+    return Actor(quick[1], "dora").register()
+
+
+def test_who_does_not_authenticate_in_time_is_closed(quick: tuple[int, str]) -> None:
     with dial(quick[0]) as line:
         assert 4408 == line.close_code()
 
 
-def test_a_message_that_is_not_ended_in_time_is_closed(quick: tuple[int, Actor]) -> None:
+def test_a_message_that_is_not_ended_in_time_is_closed(quick: tuple[int, str], dora: Actor) -> None:
     with dial(quick[0]) as line:
-        line.auth(quick[1].token)
+        line.auth(dora.token)
         line.send_bytes(b'{"id":')
         began = time.monotonic()
         while time.monotonic() - began < 20:
@@ -58,14 +64,13 @@ def test_a_message_that_is_not_ended_in_time_is_closed(quick: tuple[int, Actor])
         assert 4408 == message["close"]["code"]
 
 
-def test_no_time_runs_for_a_message_while_the_server_does_not_read(quick: tuple[int, Actor]) -> None:
+def test_no_time_runs_for_a_message_while_the_server_does_not_read(quick: tuple[int, str], dora: Actor) -> None:
     """A slow reader cannot end a message that the server does not read on for its sake."""
-    port, dora = quick
     room_id = dora.create_room()
     for i in range(12):
         dora.call("PUT", f"/rooms/{room_id}/send/m.room.message/long{i}", {"body": "x" * 50_000})
     since = dora.sync()["next_batch"]
-    with dial(port, buffer_bytes=8192) as line:
+    with dial(quick[0], buffer_bytes=8192) as line:
         line.auth(dora.token, since=since)
         params = {"room_id": room_id, "dir": "b", "limit": 12}
         line.send(*({"id": i, "method": "messages", "params": params} for i in range(10)))
@@ -80,10 +85,10 @@ def test_no_time_runs_for_a_message_while_the_server_does_not_read(quick: tuple[
         assert {} == line.answer("late")["result"]
 
 
-def test_who_answers_pings_stays_and_who_does_not_goes(quick: tuple[int, Actor]) -> None:
+def test_who_answers_pings_stays_and_who_does_not_goes(quick: tuple[int, str], dora: Actor) -> None:
     with dial(quick[0]) as alive, dial(quick[0]) as silent:
         for line in (alive, silent):
-            line.auth(quick[1].token)
+            line.auth(dora.token)
         deadline = time.monotonic() + 10
         pings = 0
         while time.monotonic() < deadline:
@@ -99,11 +104,10 @@ def test_who_answers_pings_stays_and_who_does_not_goes(quick: tuple[int, Actor])
         assert 4408 == silent.close_code()
 
 
-def test_a_user_may_have_so_many_connections_and_no_more(quick: tuple[int, Actor]) -> None:
-    eve = Actor(quick[1].url, "eve").register()
+def test_a_user_may_have_so_many_connections_and_no_more(quick: tuple[int, str], dora: Actor) -> None:
     with ExitStack() as stack:
         opened = [stack.enter_context(dial(quick[0])) for _ in range(4)]
-        said = [line.auth(eve.token) for line in opened]
+        said = [line.auth(dora.token) for line in opened]
         assert ["result"] * 3 == [next(iter(each.keys() - {"id"})) for each in said[:3]]
         assert (4429, "M_LIMIT_EXCEEDED") == (said[3]["close"]["code"], said[3]["close"]["errcode"])
 
