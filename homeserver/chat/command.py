@@ -46,12 +46,13 @@ def run(options: argparse.Namespace, find_config: Callable[[], Config]) -> int:
         saved = store.find(url, options.user)
         if options.forget and not saved:
             raise ChatError(f"No session on {url} is remembered.")
-        # Asked before the screen is taken, and before anything else runs.
-        ask = None if saved and not options.register else _Answers(options)
+        is_known = bool(saved) and not options.register
+        if not is_known and not sys.stdin.isatty():
+            _check_answers(options)
         if not options.plain and not options.forget and not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise ChatError("This is no terminal. Use --plain.")
-    except (ChatError, EOFError) as error:
-        return _tell(str(error) or "There was no answer.")
+    except ChatError as error:
+        return _tell(str(error))
     reactor = _reactor()
     outcome: list[str] = []
 
@@ -61,11 +62,11 @@ def run(options: argparse.Namespace, find_config: Callable[[], Config]) -> int:
             if options.forget:
                 await _forget(http, store, saved[0])
                 return
-            session = await _session(http, store, saved, ask, reactor)
+            session = await _session(http, store, saved[0] if is_known else None, options, reactor)
             outcome.append(await _chat(session, options, reactor))
         except ChatError as error:
             outcome.append(str(error))
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             outcome.append("There was no answer.")
         except Exception as error:  # the boundary of the command
             _log.failure("the chat failed")
@@ -105,24 +106,29 @@ async def _chat(session: Session, options: argparse.Namespace, reactor: Any) -> 
 
 
 async def _session(
-    http: Http, store: SavedSessions, saved: list[SavedSession], ask: _Answers | None, reactor: Any
+    http: Http, store: SavedSessions, saved: SavedSession | None, options: argparse.Namespace, reactor: Any
 ) -> Session:
     """Return the session that is remembered, else a new one."""
-    if ask is None:
-        found = saved[0]
-        http.access_token = found.access_token
-    else:
+    if saved is None:
         await check_server(http)
-        if ask.is_new:
-            found = await register(http, ask.user, ask.password, ask.registration_token)
-        else:
-            found = await log_in(http, ask.user, ask.password)
-        http.access_token = found.access_token
+        saved = await _new_session(http, options)
         try:
-            store.save(found)
+            store.save(saved)
         except OSError as error:
             _tell(f"The session cannot be remembered: {error.strerror} ({error.filename}).")
-    return Session(found, store, http, reactor)
+    http.access_token = saved.access_token
+    return Session(saved, store, http, reactor)
+
+
+async def _new_session(http: Http, options: argparse.Namespace) -> SavedSession:
+    """Ask for what is not on the command line, and log in. It blocks while it asks: nothing else runs yet."""
+    if sys.stdin.isatty():
+        print(f"{'A new account' if options.register else 'Log in'} on {http.url}")
+    user = options.user or _ask("User name: ")
+    password = _password(user, options)
+    if options.register:
+        return await register(http, user, password, lambda: _ask("Registration token: "))
+    return await log_in(http, user, password)
 
 
 async def _forget(http: Http, store: SavedSessions, saved: SavedSession) -> None:
@@ -135,37 +141,30 @@ async def _forget(http: Http, store: SavedSessions, saved: SavedSession) -> None
     print(f"{text.one_line(saved.user_id, 255)} is logged out.")
 
 
-class _Answers:
-    """Who comes in: asked on the terminal, but for what the command line says."""
+def _check_answers(options: argparse.Namespace) -> None:
+    """Raise ChatError where something would have to be asked."""
+    if options.user is None:
+        raise ChatError("There is no terminal to ask on. Use --user NAME.")
+    if options.password_from is None:
+        raise ChatError("A password is asked for on a terminal only. Use --password-from FILE.")
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        """Raises ChatError where there is no answer to be had."""
-        self.is_new: bool = options.register
-        self.user = options.user or self._ask("User name: ")
-        self.password = self._password(options.password_from)
 
-    def registration_token(self) -> str:
-        """Return the token that the server wants for a new account."""
-        return self._ask("Registration token: ")
+def _password(user: str, options: argparse.Namespace) -> str:
+    if options.password_from is not None:
+        return _first_line(options.password_from)
+    password = getpass.getpass(f"Password of {text.one_line(user, 255)}: ")
+    if options.register and getpass.getpass("Once more: ") != password:
+        raise ChatError("The two passwords differ; no account was made.")
+    return password
 
-    def _password(self, source: str | None) -> str:
-        if source is not None:
-            return _first_line(source)
-        if not sys.stdin.isatty():
-            raise ChatError("A password is asked for on a terminal only. Use --password-from FILE.")
-        password = getpass.getpass(f"Password of {text.one_line(self.user, 255)}: ")
-        if self.is_new and getpass.getpass("Once more: ") != password:
-            raise ChatError("The two passwords differ; no account was made.")
-        return password
 
-    @staticmethod
-    def _ask(question: str) -> str:
-        if not sys.stdin.isatty():
-            raise ChatError(f"{question.rstrip(': ')}? There is no terminal to ask on. Use --user NAME.")
-        answer = input(question).strip()
-        if not answer:
-            raise ChatError("There was no answer.")
-        return answer
+def _ask(question: str) -> str:
+    if not sys.stdin.isatty():
+        raise ChatError(f"There is no terminal to ask on: {question.rstrip(': ')}?")
+    answer = input(question).strip()
+    if not answer:
+        raise ChatError("There was no answer.")
+    return answer
 
 
 def _first_line(source: str) -> str:

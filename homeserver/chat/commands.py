@@ -44,9 +44,9 @@ class Usage:
 
 
 USAGES: Final = (
-    Usage("open", "ROOM", "go to a room of the list; a part of its name will do", needs_argument=True),
-    Usage("join", "ALIAS|ID", "join a room: /join lobby, /join #lobby:example.org", needs_argument=True),
-    Usage("create", "NAME [public|private]", "make a room; private unless you say public", needs_argument=True),
+    Usage("open", "ROOM", "go to a room; part of its name will do", needs_argument=True),
+    Usage("join", "ALIAS|ID", "join a room, such as /join lobby", needs_argument=True),
+    Usage("create", "NAME [public|private]", "make a room, private by default", needs_argument=True),
     Usage("dm", "USER", "talk to one person", needs_argument=True),
     Usage("invite", "USER", "invite somebody to this room", needs_argument=True),
     Usage("accept", "[ROOM]", "accept an invite"),
@@ -55,7 +55,7 @@ USAGES: Final = (
     Usage("rooms", "", "list your rooms"),
     Usage("who", "", "list who is in this room"),
     Usage("me", "ACTION", "say what you do: /me waves", needs_argument=True),
-    Usage("topic", "[TEXT]", "show or set the topic of this room"),
+    Usage("topic", "[TEXT]", "show or set the topic"),
     Usage("nick", "NAME", "set your display name", needs_argument=True),
     Usage("online", "[STATUS]", "show that you are here"),
     Usage("away", "[STATUS]", "show that you are not"),

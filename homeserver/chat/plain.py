@@ -66,15 +66,13 @@ class Plain:
 
     def told(self, news: News) -> None:
         """Write what an update tells; of the very first only what there is."""
-        self._interpreter.told(news)
         is_first, self._is_first = self._is_first, False
-        if is_first:
-            return
-        for room_id, messages in news.messages.items():
+        for room_id, messages in news.messages.items() if not is_first else ():
             room = self._session.model.rooms.get(room_id)
             for message in messages:
                 if room is not None:
                     self._write_message(room, message)
+        self._interpreter.told(news)
         self._read()
 
     def connection(self, state: LinkState) -> None:

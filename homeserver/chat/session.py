@@ -81,6 +81,8 @@ class Session:
         # Room ID -> when we last said that we type there.
         self._typing: dict[str, float] = {}
         self._being_read: set[str] = set()
+        # Room ID -> the event up to which we have said that we have read.
+        self._has_read: dict[str, str] = {}
         self._presence: str | None = None
         self._waiting: list[Deferred[None]] = []
         self._is_ready = False
@@ -282,11 +284,12 @@ class Session:
         """Tell that we have read all of a room; one request at a time."""
         while room.room_id not in self._being_read:
             last = room.timeline.last()
-            if last is None or (room.receipts.get(self.user_id) == last.event.event_id and not room.unread):
-                return
-            if last.event.sender == self.user_id and not room.unread:
+            if last is None or self._has_read.get(room.room_id) == last.event.event_id:
                 return
             event_id = last.event.event_id
+            if not room.unread and (room.receipts.get(self.user_id) == event_id or last.event.sender == self.user_id):
+                return
+            self._has_read[room.room_id] = event_id
             self.model.read_up_to(room, event_id)
             self._being_read.add(room.room_id)
             try:

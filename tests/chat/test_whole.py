@@ -7,6 +7,8 @@ import os
 import stat
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,10 +234,37 @@ def test_invite_can_be_declined(town: Town) -> None:
     assert "-- You are in no room. /join ALIAS, /create NAME or /dm USER" in lines
 
 
+def test_session_that_is_ended_elsewhere_is_over(town: Town) -> None:
+    town.settle("pam", "/create Porch")
+    path = town.session("pam")
+    with town.terminal("pam") as pam:
+        pam.wait_for("# Porch")
+        pam.wait_for(" connected ")
+        _call(town.server, "POST", "logout", json.loads(path.read_text())["access_token"], {})
+        assert 1 == pam.end()
+        assert "sennit: You have been logged out. Start again to log in." in pam.text
+    assert not path.exists()
+
+
+def test_user_is_away_and_back(town: Town) -> None:
+    town.settle("quin", "/create Quay public")
+    town.settle("rob", "/join quay")
+    with town.terminal("quin") as quin, town.terminal("rob") as rob:
+        quin.wait_for(" connected ")
+        rob.wait_for(" connected ")
+        rob.enter("/away having tea")
+        rob.wait_for("You are shown as away")
+        quin.wait_for(lambda screen: _shows(screen, "/who", "rob (@rob:test.example)  unavailable: having tea"))
+        rob.enter("/online")
+        quin.wait_for(lambda screen: _shows(screen, "/who", "rob (@rob:test.example)  online"))
+
+
 def test_encrypted_room_is_not_written_to(town: Town) -> None:
     town.settle("max", "/create Vault")
     saved = json.loads(town.session("max").read_text())
-    _encrypt(town.server, saved["access_token"], next(iter(saved["snapshot"]["rooms"]["join"])))
+    room_id = urllib.parse.quote(next(iter(saved["snapshot"]["rooms"]["join"])), safe="")
+    algorithm = {"algorithm": "m.megolm.v1.aes-sha2"}
+    _call(town.server, "PUT", f"rooms/{room_id}/state/m.room.encryption", saved["access_token"], algorithm)
     lines = _said(town.say("max", "in the clear"))
     assert "-- Not sent: This room is encrypted, and this chat does not encrypt. Use another client here." in lines
     assert not any("in the clear" in line for line in lines)
@@ -269,10 +298,10 @@ def test_chat_goes_on_after_the_server_was_away(tmp_path: Path) -> None:
         (["ftp://x", "--plain"], "no address of a server"),
         (["--forget", "http://127.0.0.1:1"], "No session on http://127.0.0.1:1 is remembered"),
         (["http://127.0.0.1:1", "--plain", "--user", "x"], "--password-from"),
-        (["http://127.0.0.1:1", "--plain", "--user", "x", "--password-from", "nothing"], "cannot be read"),
+        (["http://127.0.0.1:1", "--plain"], "--user"),
         (["http://127.0.0.1:1", "--user", "x", "--password-from", "password"], "Use --plain"),
     ],
-    ids=["no server", "no URL", "no session", "no password", "no file", "no terminal"],
+    ids=["no server", "no URL", "no session", "no password", "no name", "no terminal"],
 )
 def test_what_cannot_be_is_told_in_a_sentence(arguments: list[str], told: str, tmp_path: Path) -> None:
     (tmp_path / "password").write_text(PASSWORD)
@@ -308,14 +337,19 @@ def test_server_loads_nothing_of_the_chat() -> None:
     assert {"homeserver.chat", "homeserver.chat.options"} == loaded
 
 
-def _encrypt(server: RunningServer, token: str, room_id: str) -> None:
-    import urllib.parse
-    import urllib.request
+def _shows(terminal: Terminal, command: str, wanted: str) -> bool:
+    """Type a command again until its answer is as wanted."""
+    if wanted in terminal.text:
+        return True
+    terminal.enter(command)
+    return False
 
+
+def _call(server: RunningServer, method: str, path: str, token: str, body: object) -> None:
     request = urllib.request.Request(
-        f"{server.url}/_matrix/client/v3/rooms/{urllib.parse.quote(room_id, safe='')}/state/m.room.encryption",
-        method="PUT",
-        data=b'{"algorithm": "m.megolm.v1.aes-sha2"}',
+        f"{server.url}/_matrix/client/v3/{path}",
+        method=method,
+        data=json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {token}"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
