@@ -1,12 +1,12 @@
-"""A bot: accepts invitations, and says again what it is told, once each, however often it is stopped or cut off.
+"""A bot: accepts invitations, and says again what it is told, once each, however often it is killed or cut off.
 
-python examples/echo_bot.py http://127.0.0.1:8008 USER PASSWORD [FILE]     or SENNIT_URL, _USER, _PASSWORD
+python examples/echo_bot.py URL USER PASSWORD [FILE]            or SENNIT_URL, SENNIT_USER, SENNIT_PASSWORD
 
-Needs an account: `sennit user add echo` makes one. FILE keeps the place in the stream that it has reached.
+Beside `make run`, URL is http://127.0.0.1:8008, and `.venv/bin/sennit user add echo` makes the account.
+FILE keeps the bot's session and the place in the stream that it has reached; remove it to begin anew.
 """
 
-from __future__ import annotations
-
+import json
 import logging
 import os
 import sys
@@ -18,32 +18,29 @@ from twisted.internet.defer import Deferred
 from homeserver.streamclient import StreamClient, StreamError, invited_rooms, timeline_events
 
 
-async def main(reactor, url: str, user: str, password: str, file: str = "echo_bot.since") -> None:
-    place = Path(file)
-    since = place.read_text() if place.exists() else None
-    # Always the same device: the server knows its transactions.
-    client = await StreamClient.log_in(
-        url, user, password, device_id="ECHO", reactor=reactor, since=since, patience_s=60.0
-    )
+async def main(reactor, url: str, user: str, password: str, file: str = "echo_bot.json") -> None:
+    options = {"reactor": reactor, "patience_s": 60.0}  # rate limits are waited for
+    place, new_place = Path(file), Path(f"{file}.new")
+    if place.exists():
+        client = StreamClient(url, **json.loads(place.read_text()), **options)
+    else:
+        client = await StreamClient.log_in(url, user, password, device_name="Echo", **options)
     async with client:
         print(f"{client.user_id} listens", flush=True)
         async for update in client.updates():
             for room_id in invited_rooms(update):
                 await attempt(client.join(room_id))
             # What was said before its first start, or before it came into a room, is not for it.
-            for event in timeline_events(update, joined=client.user_id) if since else ():
-                if event["type"] == "m.room.message" and event["sender"] != client.user_id:
-                    await echo(client, event)
-            since = update["next_batch"]
-            place.write_text(since)
-
-
-async def echo(client: StreamClient, event: dict) -> None:
-    """Answer a text with a notice, which other bots leave alone."""
-    if event["content"].get("msgtype") == "m.text":
-        content = {"msgtype": "m.notice", "body": event["content"].get("body", "")}
-        # Were it killed before it has noted the place, it would say this again, which the transaction ID prevents.
-        await attempt(client.send(event["room_id"], content, transaction_id="echo-" + event["event_id"]))
+            for event in timeline_events(update, joined=client.user_id) if client.since else ():
+                content = event["content"]
+                if event["sender"] != client.user_id and content.get("msgtype") == "m.text":
+                    # A notice: other bots leave those alone. Killed before it has noted its place, it would say this
+                    # again; the transaction ID prevents that.
+                    answer = {"msgtype": "m.notice", "body": content.get("body")}
+                    await attempt(client.send(event["room_id"], answer, transaction_id=f"echo-{event['event_id']}"))
+            new_place.touch(0o600)
+            new_place.write_text(json.dumps({"access_token": client.access_token, "since": update["next_batch"]}))
+            new_place.replace(place)
 
 
 async def attempt(work) -> None:
@@ -55,7 +52,7 @@ async def attempt(work) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    arguments = sys.argv[1:] or [os.environ.get(f"SENNIT_{name}", "") for name in ("URL", "USER", "PASSWORD")]
-    if len(arguments) not in (3, 4) or not all(arguments):
+    given = sys.argv[1:] or [os.environ.get(f"SENNIT_{name}", "") for name in ("URL", "USER", "PASSWORD")]
+    if len(given) not in (3, 4) or not all(given):
         raise SystemExit(__doc__)
-    task.react(lambda reactor, *given: Deferred.fromCoroutine(main(reactor, *given)), arguments)
+    task.react(lambda reactor, *words: Deferred.fromCoroutine(main(reactor, *words)), given)

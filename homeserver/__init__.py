@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .hooks import EventCommitted, EventGate, Extension, Observation, Observer, UserRegistered
     from .model.event import Event, EventTemplate
     from .model.ids import EventID, RoomID, UserID
+    from .streamclient import StreamClient
 
 __all__ = [
     "Config",
@@ -31,6 +32,7 @@ __all__ = [
     "EventCommitted",
     "UserRegistered",
     "Extension",
+    "StreamClient",
     "Event",
     "EventTemplate",
     "EventID",
@@ -62,6 +64,7 @@ _HOMES = {
     "EventID": "model.ids",
     "RoomID": "model.ids",
     "UserID": "model.ids",
+    "StreamClient": "streamclient",
 }
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from homeserver.model.canonical_json import encode_canonical
 from homeserver.model.room_versions import V12
+from tests.hostile.client import PREFIX, Actor
 from tests.model.random_rooms import build_random_room
+from tests.support.server import run_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,3 +38,86 @@ def test_the_rules_alone_judge_a_room_and_resolve_its_state() -> None:
     assert all(line.endswith(" allowed") for line in lines[: len(room.events)])
     resolved = json.loads("\n".join(lines[len(room.events) :]))
     assert room.create.event_id == resolved["m.room.create"]
+
+
+class EchoBot:
+    """The bot in a process of its own, with its files in `folder`."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._log = folder / "log"
+        self._command = [sys.executable, str(ROOT / "examples" / "echo_bot.py"), url, "echo", "a long secret"]
+        self._file = folder / "echo.json"
+
+    def __enter__(self) -> EchoBot:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen([*self._command, str(self._file)], cwd=ROOT, stdout=log, stderr=log)
+        wait_for(lambda: "@echo:test.example listens" in self._log.read_text(), self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def __repr__(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+def wait_for(condition: Callable[[], Any], bot: EchoBot) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline, bot
+        time.sleep(0.05)
+
+
+def test_echo_bot_echoes_each_text_once(tmp_path: Path) -> None:
+    with run_server(tmp_path / "server", f"sqlite:///{tmp_path / 'homeserver.db'}") as server:
+
+        def call(actor: Actor, method: str, path: str, content: Any = None) -> Any:
+            reply = actor.send(method, PREFIX + path, None if content is None else json.dumps(content).encode())
+            assert 200 == reply.status, reply
+            return reply.json
+
+        def register(name: str) -> Actor:
+            content = {"username": name, "password": "a long secret", "auth": {"type": "m.login.dummy"}}
+            return Actor(server.url, name, call(Actor(server.url, name), "POST", "/register", content)["access_token"])
+
+        def say(text: str) -> None:
+            path = f"/rooms/{quote(room_id)}/send/m.room.message/{quote(text)}"
+            call(alice, "PUT", path, {"msgtype": "m.text", "body": text})
+
+        def echoes() -> list[str]:
+            page = call(alice, "GET", f"/rooms/{quote(room_id)}/messages?dir=f&limit=1000")["chunk"]
+            return [
+                each["content"]["body"] for each in page if each["sender"] == "@echo:test.example" and is_notice(each)
+            ]
+
+        def is_notice(event: dict[str, Any]) -> bool:
+            return bool(event["content"].get("msgtype") == "m.notice")
+
+        alice = register("alice")
+        register("echo")
+        room_id = call(alice, "POST", "/createRoom", {})["room_id"]
+        say("before")
+        bot = EchoBot(tmp_path, server.url)
+        with bot:
+            call(alice, "POST", f"/rooms/{quote(room_id)}/invite", {"user_id": "@echo:test.example"})
+            members = f"/rooms/{quote(room_id)}/joined_members"
+            wait_for(lambda: "@echo:test.example" in call(alice, "GET", members)["joined"], bot)
+            say("one")
+            say("two")
+            wait_for(lambda: len(echoes()) == 2, bot)
+        say("three")
+        say("four")
+        with bot:
+            wait_for(lambda: len(echoes()) == 4, bot)
+            say("five")
+            wait_for(lambda: len(echoes()) == 5, bot)
+            noted = (tmp_path / "echo.json").read_text()
+            say("six")
+            wait_for(lambda: len(echoes()) == 6, bot)
+        # As if it had been killed after it has answered and before it has noted that.
+        (tmp_path / "echo.json").write_text(noted)
+        with bot:
+            say("seven")
+            wait_for(lambda: len(echoes()) >= 7, bot)
+        assert ["one", "two", "three", "four", "five", "six", "seven"] == echoes()

@@ -117,6 +117,8 @@ class Played:
         self.refusals: deque[bytes] = deque()
         self.seen: list[dict[str, str]] = []
         self.attempts = 0
+        self.host = "127.0.0.1"
+        self.admitted: list[Connection] = []
         self._connections: DeferredQueue[Connection] = DeferredQueue()
         self._tls = tls
         self._number = 0
@@ -125,7 +127,7 @@ class Played:
     @property
     def url(self) -> str:
         scheme = ("tcp", "tls") if self.is_lines else ("http", "https")
-        return f"{scheme[self._tls is not None]}://127.0.0.1:{self._number}"
+        return f"{scheme[self._tls is not None]}://{self.host}:{self._number}"
 
     def listen(self) -> None:
         """Listen, at the same port as before."""
@@ -155,6 +157,7 @@ class Played:
         """Return the next connection, admitted."""
         connection = await self.raw_connection()
         await connection.admit()
+        self.admitted.append(connection)
         return connection
 
 

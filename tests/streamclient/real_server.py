@@ -16,13 +16,6 @@ from homeserver.streamclient.address import Address, Trust
 from homeserver.streamclient.http import HTTP
 from tests.support.server import RunningServer, ServerFailed, run_server
 
-# Rates that no test reaches: the server's helper for tests knows those of HTTP only.
-CONFIG = """
-[limits.connections]
-per_second = 1000
-burst_count = 1000
-"""
-
 
 class _Forward(ProxyServer):
     def connectionMade(self) -> None:
@@ -37,9 +30,10 @@ class _Forward(ProxyServer):
 class RealServer:
     """A server behind a forwarded port; it can be stopped, killed and started again, and its connections cut."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, more: str = "") -> None:
         self._folder = folder
         self._database_url = database_url
+        self._more = more
         self._run: AbstractContextManager[RunningServer] | None = None
         self._forward: Any = ProxyFactory("127.0.0.1", 0)
         self._forward.noisy = False
@@ -51,7 +45,7 @@ class RealServer:
 
     async def start(self) -> None:
         """Start it, and return when it answers."""
-        self._run = run_server(self._folder, self._database_url, more=CONFIG)
+        self._run = run_server(self._folder, self._database_url, more=self._more)
         self.running = await deferToThread(self._run.__enter__)
         self._forward.port = int(self.running.url.rpartition(":")[2])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -467,6 +469,31 @@ async def test_request_that_was_given_up_is_not_made_again(played: Played, new_c
     assert [] == again.said.pending
 
 
+@pytest_twisted.ensureDeferred
+async def test_patient_client_asks_again_when_the_server_says_so(
+    played: Played, new_client: NewClient, hurried: Hurried
+) -> None:
+    client = new_client(played, patience_s=10.0)
+    connection = await begin(client, played)
+    sent: Deferred[str] = go(client.send("!r", "hello", transaction_id="mine"))
+    connection.refuse(await connection.request(), "M_LIMIT_EXCEEDED", retry_after_ms=4000)
+    again = await connection.request()
+    assert ("mine", True) == (again["id"], 4.0 in hurried.waits)
+    connection.refuse(again, "M_LIMIT_EXCEEDED", retry_after_ms=60_000)
+    with pytest.raises(StreamError, match="M_LIMIT_EXCEEDED"):
+        await within(sent)
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_without_an_id_is_made_again_under_another(played: Played, new_client: NewClient) -> None:
+    client = new_client(played, patience_s=10.0)
+    connection = await begin(client, played)
+    done: Deferred[None] = go(client.ping())
+    connection.refuse(await connection.request(), "M_LIMIT_EXCEEDED", retry_after_ms=0)
+    connection.answer(await connection.request(), {})
+    await within(done)
+
+
 # -- connecting again ------------------------------------------------------------------------------------------------
 
 
@@ -881,3 +908,13 @@ async def test_server_that_never_says_goodbye_is_hung_up_on(played: Played, new_
     connection.wire.transport.pauseProducing()
     await within(go(client.stop()))
     connection.cut()
+
+
+def test_client_loads_nothing_of_the_server() -> None:
+    script = (
+        "import sys; from homeserver.streamclient import StreamClient; "
+        "print([each for each in sys.modules if each.split('.')[0] in "
+        "('api', 'federation', 'storage', 'sqlalchemy', 'pydantic', 'treq') or each == 'twisted.internet.reactor'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "[]" == done.stdout.strip()

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from homeserver.streamclient import StreamClient, StreamEnded, StreamError, timeline_events, to_device_messages
+from tests.support.played_server import free_port
 
 from .played_stream import Hurried
 from .real_server import RealServer
@@ -106,6 +107,17 @@ async def test_history_of_a_room_that_is_joined_is_no_news(server: RealServer) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_join_waits_for_a_server_that_restarts(server: RealServer) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob", reactor=Hurried(5.0))
+    room_id = await _room(alice)
+    async with bob:
+        await server.stop()
+        joining = within(bob.join(room_id))
+        await server.start()
+        assert room_id == await joining
+
+
+@pytest_twisted.ensureDeferred
 async def test_messages_to_the_device_come_once(server: RealServer) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     got: list[int] = []
@@ -134,6 +146,25 @@ async def test_session_that_logs_out_ends_the_stream(server: RealServer) -> None
             async for _ in alice.updates():
                 pass
         assert (4401, "M_UNKNOWN_TOKEN") == (end.value.code, end.value.errcode)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_do_as_well(tmp_path: Path) -> None:
+    port = free_port("127.0.0.1")
+    more = f"[stream]\nlines_port = {port}\n"
+    server = RealServer(tmp_path / "server", f"sqlite:///{tmp_path / 'homeserver.db'}", more)
+    try:
+        await server.start()
+        alice = await server.person("alice")
+        room_id = await _room(alice)
+        async with StreamClient(f"tcp://127.0.0.1:{port}", alice.access_token, reactor=reactor) as client:
+            await within(anext(client.updates()))
+            event_id = await client.send(room_id, "hello")
+            assert event_id == (await within(anext(client.events())))["event_id"]
+            with pytest.raises(ValueError):
+                await client.join(room_id)
+    finally:
+        await server.close()
 
 
 @pytest_twisted.ensureDeferred
