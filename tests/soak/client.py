@@ -60,6 +60,8 @@ class Mishaps:
     slow: float = 3
     freeze: float = 2
     leave_open: float = 2
+    # Chance that a client stays away for a while.
+    stay_away: float = 0.1
     # Chances, for each update and each new connection.
     die_in_update: float = 0.003
     begin_anew: float = 0.02
@@ -67,7 +69,7 @@ class Mishaps:
     change_filter: float = 0.2
 
 
-CALM: Final = Mishaps(1e9, die_in_update=0, begin_anew=0, restore=0, change_filter=0)
+CALM: Final = Mishaps(1e9, die_in_update=0, begin_anew=0, restore=0, change_filter=0, stay_away=0)
 
 
 class Died(Exception):
@@ -122,6 +124,8 @@ class StreamUser:
         self.resumed_s: list[float] = []
         self._acknowledged = 0
         self._life = 0
+        self._note: Pending | None = None
+        self._noting = asyncio.Lock()
         self._snapshot: Snapshot | None = None
         self._numbers = 0
         self._queue: asyncio.Queue[dict[str, Any]] | None = None
@@ -181,16 +185,25 @@ class StreamUser:
 
     async def send_to_devices(self, users: Iterable[StreamUser]) -> None:
         """Send a message to the devices of users, and wait until that is certain."""
-        serial = self.next_serial()
         users = list(users)
-        self.sent.to_device[serial] = tuple(user.user_id for user in users)
-        messages = {
-            user.user_id: {user.device_id if self.rng.random() < 0.5 else "*": {"serial": serial}} for user in users
-        }
-        params = {"event_type": "org.soak.note", "messages": messages}
-        answer = await self.ask("to_device", params, serial=serial, lasting=True).answered
-        if answer is not None and "result" in answer:
-            self.sent.to_device_answered.add(serial)
+        async with self._noting:
+            # One after the other, for they come in that order; also where nobody waits for one any more.
+            if self._note is not None:
+                await asyncio.wait({self._note.answered})
+            serial = self.next_serial()
+            self.sent.to_device[serial] = tuple(user.user_id for user in users)
+            messages = {
+                user.user_id: {user.device_id if self.rng.random() < 0.5 else "*": {"serial": serial}} for user in users
+            }
+            params = {"event_type": "org.soak.note", "messages": messages}
+            self._note = self.ask("to_device", params, serial=serial, lasting=True)
+
+            def answered(done: asyncio.Future[dict[str, Any] | None]) -> None:
+                if not done.cancelled() and "result" in (done.result() or {}):
+                    self.sent.to_device_answered.add(serial)
+
+            self._note.answered.add_done_callback(answered)
+            await asyncio.wait({self._note.answered})
 
     async def change_filter(self) -> None:
         """Have the server filter otherwise from now on."""
@@ -232,6 +245,10 @@ class StreamUser:
             except AssertionError as fault:
                 self.faults.append(f"broke the protocol: {fault}")
             lost_at = time.monotonic()
+            if self.rng.random() < self.mishaps.stay_away:
+                self.counts["stayed away"] += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._calm.wait(), self.rng.uniform(3, 30))
             await asyncio.sleep(self._delay_s * self.rng.uniform(0.3, 1))
             self._delay_s = min(self._delay_s * 1.7, self.max_delay_s)
 

@@ -17,12 +17,14 @@ from typing import Any, Final
 from .client import MAX_PENDING, Mishaps, StreamUser
 from .http import call, read_history, request, segment
 from .judge import Hall, judge
+from .library import LibraryUser
 from .polling import PollingUser
 from .reckoning import Report, compare_messages, compare_places, compare_sent, compare_sides
 from .server import SoakServer
 
 PASSWORD: Final = "correct horse battery"
-DRAIN_TIMEOUT_S: Final = 30.0
+DRAIN_TIMEOUT_S: Final = 60.0
+MAKERS: Final[dict[str, type[StreamUser]]] = {"poll": PollingUser, "library": LibraryUser}
 _TYPES: Final = ("m.room.message",) * 8 + ("org.soak.tick",)
 
 
@@ -40,7 +42,7 @@ class Plan:
     burst_every_s: float = 15
     end_every_s: float = 40
     # Of the users, in turn.
-    kinds: tuple[str, ...] = ("ws", "lines", "ws", "ws", "poll")
+    kinds: tuple[str, ...] = ("ws", "library", "lines", "ws", "library", "ws", "lines", "library", "poll")
     mishaps: Mishaps = field(default_factory=Mishaps)
     max_rss_kib: int = 450 * 1024
 
@@ -60,13 +62,16 @@ class World:
         self.versions_s: list[float] = []
         self._witness = ""
         self._over = asyncio.Event()
+        # What users do.
+        self._wild: list[asyncio.Task[None]] = []
 
     async def run(self) -> Report:
         """Soak, come to rest, and compare."""
         await self._prepare()
         report = Report()
         running = [asyncio.create_task(user.run()) for user in self.users]
-        wild = [asyncio.create_task(self.live(user, number)) for number, user in enumerate(self.users)]
+        wild = self._wild
+        wild += [asyncio.create_task(self.live(user, number)) for number, user in enumerate(self.users)]
         wild += [asyncio.create_task(work) for work in (self._burst(), self._look())]
         ending = asyncio.create_task(self.end_servers())
         began = time.monotonic()
@@ -115,8 +120,7 @@ class World:
         for number in range(plan.users):
             account = await register(self.server, f"user{number}")
             kind = plan.kinds[number % len(plan.kinds)]
-            make = PollingUser if kind == "poll" else StreamUser
-            user = make(self.server, kind, f"u{number}", account, f"user {plan.seed} {number}")
+            user = MAKERS.get(kind, StreamUser)(self.server, kind, f"u{number}", account, f"user {plan.seed} {number}")
             user.mishaps = plan.mishaps
             self.users.append(user)
             self.inside[user.user_id] = set()
@@ -261,8 +265,18 @@ class World:
             if room_id is None or len(user.pending) > MAX_PENDING // 4:
                 continue
             self.counts["bursts"] += 1
+            if rng.random() < 0.3:
+                times = rng.randrange(20, 80)
+                self._wild += [asyncio.create_task(self._write_often(each, user, times)) for each in self.users]
+                continue
             for _ in range(rng.randrange(100, 400)):
                 user.send_event(room_id, "m.room.message", {"msgtype": "m.text", "body": "burst"})
+
+    async def _write_often(self, sender: StreamUser, user: StreamUser, times: int) -> None:
+        """Send so many messages to the device of a user, who may be away: more than fit into one response."""
+        if not isinstance(sender, PollingUser):
+            for _ in range(times):
+                await sender.send_to_devices([user])
 
     # -- what happens to the server ----------------------------------------------------------------------------------
 
