@@ -74,13 +74,16 @@ _NEVER: Final = float("inf")
 class SiteOptions:
     """Bounds of a listener.
 
-    `min_body_bytes_per_s` counts from the end of the head, after a grace of `body_grace_s`.  `other_max_body_bytes`
-    bounds bodies where the root is not a `JsonResource`.  `max_bodies_memory_bytes` and `max_bodies_disk_bytes` bound
-    the bodies of all requests together; `spool_dir` is where larger ones are written, None for the system's folder for
-    temporary files, which may be in memory.
+    `min_body_bytes_per_s` counts from the end of the head, after a grace of `body_grace_s`.  Of the connections that
+    wait for a next request `max_idle` are kept; above that those that have waited longest are closed, but none before
+    `min_idle_s`.  `other_max_body_bytes` bounds bodies where the root is not a `JsonResource`.
+    `max_bodies_memory_bytes` and `max_bodies_disk_bytes` bound the bodies of all requests together; `spool_dir` is
+    where larger ones are written, None for the system's folder for temporary files, which may be in memory.
     """
 
     idle_timeout_s: float = 120.0
+    min_idle_s: float = 5.0
+    max_idle: int = 500
     head_timeout_s: float = 20.0
     body_grace_s: float = 30.0
     min_body_bytes_per_s: int = 1024
@@ -384,6 +387,7 @@ class StrictChannel(http.HTTPChannel):
         self._is_closing = False
         self._wire_bytes = 0
         self.deadline = _NEVER
+        self._is_kept = False
 
     def connectionMade(self) -> None:
         """Begin to count the time."""
@@ -548,10 +552,18 @@ class StrictChannel(http.HTTPChannel):
             self._close_gently() if self._is_discarding else self.close()
             return
         self.deadline = self.site.seconds() + self.site.options.idle_timeout_s
+        self._is_kept = True
         if len(self._unread) > _READ_AHEAD_BYTES and not self._waitingForTransport:
             self._networkProducer.resumeProducing()
         if self._unread and not self._is_advancing:
             self._advance()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the last request is answered, and nothing of a next one has come."""
+        return self._is_kept and not (
+            self._handlingRequest or self._unread or self._transferDecoder or self._is_closing
+        )
 
     def resumeProducing(self) -> None:
         """Go on: the transport has room again."""
@@ -700,8 +712,19 @@ class WebSite(Site):
         now = self.seconds()
         for channel in [channel for channel in self.channels if channel.deadline < now]:
             channel.expire()
+        if len(self.channels) > self.options.max_idle:
+            self._shed_idle(now)
         if not self.channels and not self.numPorts:
             self._stop_sweeping()
+
+    def _shed_idle(self, now: float) -> None:
+        """Close those that have been idle for longest, as far as there are too many: over TLS each has 25 KiB."""
+        idle = sorted((channel for channel in self.channels if channel.is_idle), key=lambda channel: channel.deadline)
+        latest = now + self.options.idle_timeout_s - self.options.min_idle_s
+        for channel in idle[: max(0, len(idle) - self.options.max_idle)]:
+            if channel.deadline > latest:
+                break
+            channel.expire()
 
     def _stop_sweeping(self) -> None:
         if self._sweeping is not None and self._sweeping.active():

@@ -271,6 +271,21 @@ def test_an_idle_connection_is_closed() -> None:
     assert connection.transport.disconnecting
 
 
+def test_of_too_many_idle_connections_those_are_closed_that_waited_longest() -> None:
+    first = wire(max_idle=2, min_idle_s=5)
+    connections = [first, first.another(), first.another(), first.another()]
+    for connection in connections:
+        connection.clock.advance(0.5)
+        connection.send(head("GET", "/get"))
+    # One goes on: it is not idle.
+    connections[1].send(b"GET /ge")
+    first.clock.advance(2)
+    assert not any(connection.transport.disconnecting for connection in connections)
+    for _ in range(3):
+        first.clock.advance(2)
+    assert [True, False, False, False] == [connection.transport.disconnecting for connection in connections]
+
+
 def test_a_long_poll_is_not_idle() -> None:
     async def forever(_: WebRequest) -> dict[str, Any]:
         await Deferred()
