@@ -79,15 +79,17 @@ def refusal_text(error: StreamError) -> str:
         if error.retry_after_ms:
             return f"That was too much at once; try again in {-(-error.retry_after_ms // 1000)} s."
         return "That was too much at once; try again later."
-    said = text.one_line(error.message)
+    # A body without a sentence: the errcode tells more than the status, which stands in for it.
+    said = text.one_line(error.message) if "error" in error.body or not error.body else ""
     return f"{said.rstrip('.')}." if said else f"The server says {text.one_line(error.errcode, 100)}."
 
 
 def normal_url(typed: str) -> str:
     """Return the URL of a server as it was typed, with a scheme; ChatError if it is none."""
-    typed = typed.strip().rstrip("/")
+    typed = typed.strip()
     if "://" not in typed:
         typed = ("http://" if typed.lower().startswith(_LOOPBACK) else "https://") + typed
+    typed = typed.rstrip("/")
     try:
         parts = urlsplit(typed)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
