@@ -117,6 +117,9 @@ class Conversation:
 
     def received(self, message: bytes) -> None:
         """Pass a message on to where it belongs."""
+        if self._told is not None:
+            # What follows a message that could not be read would leave a gap.
+            return
         try:
             said = json.loads(message)
         except (ValueError, RecursionError):

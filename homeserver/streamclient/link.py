@@ -170,12 +170,13 @@ class Link:
         """Return how long to wait before the next connection; None if there is to be none."""
         if opened_at is not None and self._reactor.seconds() - opened_at >= STABLE_S:
             self._backoff.reset()
+        # Too large before anything else was said: that will not shrink.
         remedy = loss.remedy(was_ever_open=self._result is not None)
         if remedy is Remedy.RESTARTED:
             wait_s = RESTART_WAIT_S * self._chance()
         elif remedy is Remedy.REFRESH and not await self._refreshed_after(loss):
             return None
-        elif remedy is Remedy.END:
+        elif remedy is Remedy.END or (loss.is_too_large and opened_at is None):
             self._ended_by(loss)
             return None
         elif remedy is Remedy.REFRESH and opened_at is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from homeserver.model.canonical_json import encode_canonical
 from homeserver.model.room_versions import V12
 from tests.hostile.client import PREFIX, Actor
@@ -69,6 +71,7 @@ def wait_for(condition: Callable[[], Any], bot: EchoBot) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_echo_bot_echoes_each_text_once(tmp_path: Path) -> None:
     with run_server(tmp_path / "server", f"sqlite:///{tmp_path / 'homeserver.db'}") as server:
 

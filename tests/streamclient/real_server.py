@@ -34,6 +34,7 @@ class RealServer:
         self._folder = folder
         self._database_url = database_url
         self._more = more
+        self._people = 0
         self._run: AbstractContextManager[RunningServer] | None = None
         self._forward: Any = ProxyFactory("127.0.0.1", 0)
         self._forward.noisy = False
@@ -77,8 +78,9 @@ class RealServer:
         await self.stop()
 
     async def person(self, name: str, **more: Any) -> StreamClient:
-        """Return a client of a new account, not started."""
+        """Return a client of a new account, not started; its name begins with `name`."""
+        self._people += 1
         http = HTTP(reactor, Address.parse(self.url), Trust(), user_agent=None)
-        content = {"username": name, "password": "a long secret", "auth": {"type": "m.login.dummy"}}
+        content = {"username": f"{name}{self._people}", "password": "a long secret", "auth": {"type": "m.login.dummy"}}
         answer = await http.call("POST", "/register", content)
         return StreamClient(self.url, answer["access_token"], **{"reactor": reactor, **more})

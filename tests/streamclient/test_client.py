@@ -213,6 +213,16 @@ async def test_after_rubbish_the_client_connects_again(played: Played, new_clien
 
 
 @pytest_twisted.ensureDeferred
+async def test_update_after_rubbish_is_not_taken_in(played: Played, new_client: NewClient) -> None:
+    client = new_client(played)
+    connection = await begin(client, played)
+    for message in (b"{", update(2)):
+        connection.say(message)
+    again = await played.connection()
+    assert "since" not in again.auth
+
+
+@pytest_twisted.ensureDeferred
 async def test_ping_over_lines_is_answered(lines: Played, new_client: NewClient) -> None:
     connection = await begin(new_client(lines), lines)
     connection.say({"method": "ping"})
@@ -421,6 +431,15 @@ async def test_request_that_the_server_finds_too_large_is_not_made_again(played:
     assert "small" == request["params"]["content"]["body"]
     again.answer(request, {"event_id": "$1"})
     assert "$1" == await within(small)
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_message_that_is_too_large_is_the_end(played: Played, new_client: NewClient) -> None:
+    started: Deferred[None] = go(new_client(played).start())
+    connection = await played.raw_connection()
+    connection.close(1009, "M_TOO_LARGE: over 256 KiB")
+    with pytest.raises(StreamEnded, match="M_TOO_LARGE"):
+        await within(started)
 
 
 @pytest_twisted.ensureDeferred
