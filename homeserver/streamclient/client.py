@@ -147,7 +147,10 @@ class StreamClient:
         self._identity = await self._link.start()
 
     async def stop(self) -> None:
-        """Close the connection. Iterators end, and requests without an answer raise StreamEnded."""
+        """Close the connection. Iterators end, and requests without an answer raise StreamEnded.
+
+        The end of the reactor does that too.
+        """
         await self._link.stop()
 
     async def __aenter__(self) -> StreamClient:

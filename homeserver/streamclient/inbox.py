@@ -85,7 +85,8 @@ class Inbox:
         while not self._held:
             if self._has_ended:
                 if self._error is not None:
-                    raise self._error
+                    # It is raised again and again, each time from here.
+                    raise self._error.with_traceback(None)
                 return None
             # Who drained a cut inbox gets a new connection.
             self._taken()

@@ -87,6 +87,7 @@ class Link:
         self._waiting: Deferred[None] | None = None
         self._running: Deferred[None] | None = None
         self._is_stopping = False
+        self._shutdown: Any = None
         self._opening: Deferred[Mapping[str, Any]] | None = None
         self._result: Mapping[str, Any] | None = None
         self._end: StreamEnded | None = None
@@ -102,6 +103,7 @@ class Link:
         Raises StreamEnded if it never will.
         """
         if self._running is None:
+            self._shutdown = self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
             self._running = Deferred.fromCoroutine(self._run())
             self._running.addErrback(self._failed)
         if self._end is not None:
@@ -206,6 +208,11 @@ class Link:
         self._ended_by(loss)
         return False
 
+    def _shut_down(self) -> Deferred[None]:
+        """Say goodbye when the program ends."""
+        self._shutdown = None
+        return Deferred.fromCoroutine(self.stop())
+
     def _admitted(self, result: Mapping[str, Any]) -> None:
         if self._result is None:
             _log.info("connected as %s", result.get("user_id"))
@@ -228,6 +235,9 @@ class Link:
         if self._end is not None:
             return
         self._end = error or StreamEnded("M_UNKNOWN", "The client has been stopped")
+        if self._shutdown is not None:
+            self._reactor.removeSystemEventTrigger(self._shutdown)
+            self._shutdown = None
         self._inbox.end(error)
         self._requests.end(self._end)
         if self._opening is not None and not self._opening.called:

@@ -63,7 +63,7 @@ class Requests:
         Who stops waiting (cancels) gives the request up: it may or may not happen.
         """
         if self._end is not None:
-            raise self._end
+            raise self._end.with_traceback(None)
         request_id = self.new_id() if request_id is None else request_id
         if request_id in self._open:
             raise ValueError(f"there is a request with the ID {request_id!r} already")

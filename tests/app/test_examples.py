@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ class EchoBot:
         self._log = folder / "log"
         self._command = [sys.executable, str(ROOT / "examples" / "echo_bot.py"), url, "echo", "a long secret"]
         self._file = folder / "echo.json"
+        self.says_goodbye = False
 
     def __enter__(self) -> EchoBot:
         with self._log.open("wb") as log:
@@ -57,6 +59,10 @@ class EchoBot:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.says_goodbye:
+            self._process.send_signal(signal.SIGINT)
+            assert 0 == self._process.wait(20.0), self
+            assert "trying again" not in self._log.read_text()
         self._process.kill()
         self._process.wait()
 
@@ -121,6 +127,7 @@ def test_echo_bot_echoes_each_text_once(tmp_path: Path) -> None:
         # As if it had been killed after it has answered and before it has noted that.
         (tmp_path / "echo.json").write_text(noted)
         with bot:
+            bot.says_goodbye = True
             say("seven")
             wait_for(lambda: len(echoes()) >= 7, bot)
         assert ["one", "two", "three", "four", "five", "six", "seven"] == echoes()

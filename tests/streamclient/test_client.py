@@ -177,9 +177,10 @@ async def test_update_with_messages_to_the_device_is_acknowledged_when_it_was_de
     updates = client.updates()
     await anext(updates)
     assert [{"type": "m.dummy"}] == to_device_messages(await anext(updates))
-    go(client.ping())
+    asked: Deferred[None] = go(client.ping())
     # Not before the next one is asked for.
     connection.answer(await connection.request("ping"), {})
+    await within(asked)
     await anext(updates)
     assert {"next_batch": "s2"} == (await connection.request("ack"))["params"]
 
@@ -580,8 +581,9 @@ async def test_acknowledgement_is_not_made_again(played: Played, new_client: New
     await connection.request("ack")
     connection.cut()
     again = await played.connection()
-    go(client.ping())
+    asked: Deferred[None] = go(client.ping())
     again.answer(await again.request("ping"), {})
+    await within(asked)
 
 
 @pytest_twisted.ensureDeferred

@@ -120,6 +120,23 @@ async def test_join_waits_for_a_server_that_restarts(server: RealServer) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_does_not_read_for_a_while_misses_nothing(server: RealServer) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room_id = await _room(alice, bob)
+    text = "x" * 30_000
+    async with alice, bob:
+        await within(anext(bob.updates()))
+        for begin in range(0, 400, 20):
+            sending = [within(alice.send(room_id, f"{number} {text}")) for number in range(begin, begin + 20)]
+            await gatherResults(sending)
+        # Twelve megabytes were said, and are not all here.
+        assert bob._inbox._held_bytes < 6_000_000
+        reading = bob.events()
+        numbers = [(await within(anext(reading)))["content"]["body"].split()[0] for _ in range(400)]
+        assert [str(number) for number in range(400)] == numbers
+
+
+@pytest_twisted.ensureDeferred
 async def test_messages_to_the_device_come_once(server: RealServer) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     got: list[int] = []
