@@ -151,6 +151,9 @@ class _LeanTransport(TLSMemoryBIOProtocol):
         "wrappedProtocol",
     )
 
+    # Whoever asks what waits to be gathered need not search the transport below for it.
+    _aggregator = None
+
     def __init__(self, factory: _LeanFactory, wrapped: Any, _connectWrapped: bool = True) -> None:
         # What are attributes of the classes above, which the slots hide.
         self.transport = None
