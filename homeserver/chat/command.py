@@ -24,6 +24,7 @@ from twisted.logger import Logger, STDLibLogObserver, globalLogBeginner
 
 from homeserver.config import Config
 from homeserver.first_run import client_address
+from homeserver.runtime.clock import RealClock
 
 from . import text
 from .http import ChatError, Http, normal_url
@@ -32,6 +33,8 @@ from .saved import SavedSession, SavedSessions
 from .session import Session
 
 DEFAULT_URL: Final = "http://127.0.0.1:8008"
+# After a long time it is quicker to begin anew than to hear all that was said; the screen loads what one looks at.
+STALE_MS: Final = 12 * 3_600_000
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _log = Logger()
@@ -51,6 +54,8 @@ def run(options: argparse.Namespace, find_config: Callable[[], Config]) -> int:
             _check_answers(options)
         if not options.plain and not options.forget and not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise ChatError("This is no terminal. Use --plain.")
+        # A terminal that can move no cursor.
+        options.plain = options.plain or os.environ.get("TERM", "dumb") == "dumb"
     except ChatError as error:
         return _tell(str(error))
     reactor = _reactor()
@@ -116,6 +121,8 @@ async def _session(
             store.save(saved)
         except OSError as error:
             _tell(f"The session cannot be remembered: {error.strerror} ({error.filename}).")
+    elif not options.plain and RealClock(reactor).now_ms() - saved.saved_ms > STALE_MS:
+        saved.snapshot = {}
     http.access_token = saved.access_token
     return Session(saved, store, http, reactor)
 

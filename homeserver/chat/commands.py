@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from . import text
+
 
 @dataclass(frozen=True, slots=True)
 class Say:
@@ -85,6 +87,7 @@ def parse_line(line: str) -> Say | Command | Mistake | None:
     if usage is None:
         near = [each.name for each in USAGES if word and each.name.startswith(word.lower())]
         hint = f"; did you mean /{near[0]}?" if near else "; /help lists what there is"
+        word = text.one_line(word, 50)
         return Mistake(f"There is no /{word}{hint} (A message that begins with a slash: //{word} …)")
     if usage.needs_argument and not argument:
         return Mistake(f"Say more: /{usage.name} {usage.arguments}: {usage.help}")

@@ -12,6 +12,7 @@ from typing import Final
 
 from prompt_toolkit.utils import get_cwidth
 
+from . import text
 from .model import Model, Room
 from .timeline import Item, Message, Notice
 from .wording import Kind, Words, clock, day, words_of
@@ -129,7 +130,7 @@ def pending_rows(bodies: Sequence[str], width: int) -> list[Row]:
     return [
         [("class:dim", "  …   " if number == 0 else " " * INDENT), ("class:dim", row)]
         for body in bodies
-        for number, row in enumerate(wrap(body.replace("\n", " ")[:1000], width - INDENT))
+        for number, row in enumerate(wrap(text.one_line(body, 1000), width - INDENT))
     ]
 
 

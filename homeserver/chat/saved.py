@@ -23,7 +23,10 @@ _MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(slots=True)
 class SavedSession:
-    """A login. `snapshot` is that of the model, with the token of the stream; `room_id` is the room that was open."""
+    """A login. `snapshot` is that of the model, with the token of the stream; `room_id` is the room that was open.
+
+    `saved_ms` is when it was written, 0 if it was not.
+    """
 
     url: str
     user_id: str
@@ -31,6 +34,7 @@ class SavedSession:
     access_token: str = field(repr=False)
     snapshot: Mapping[str, Any] = field(default_factory=dict, repr=False)
     room_id: str | None = None
+    saved_ms: int = field(default=0, compare=False)
 
     @property
     def since(self) -> str | None:
@@ -55,13 +59,13 @@ class SavedSessions:
 
     def find(self, url: str, user: str | None) -> list[SavedSession]:
         """Return the sessions on a server, the one used last first; of `user`, a user ID or its localpart, if given."""
-        found: list[tuple[float, SavedSession]] = []
+        found: list[SavedSession] = []
         folder = self._server_folder(url)
         for path in folder.glob("*.json") if folder.is_dir() else ():
             session = _read(path)
             if session is not None and session.url == url and _is_meant(session.user_id, user):
-                found.append((path.stat().st_mtime, session))
-        return [session for _time, session in sorted(found, key=lambda pair: -pair[0])]
+                found.append(session)
+        return sorted(found, key=lambda session: -session.saved_ms)
 
     def save(self, session: SavedSession) -> None:
         """Write a session, in place of the one before; OSError if that is not possible."""
@@ -114,6 +118,7 @@ def _is_meant(user_id: str, user: str | None) -> bool:
 def _read(path: Path) -> SavedSession | None:
     try:
         with path.open("rb") as file:
+            saved_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
             content = json.loads(file.read(_MAX_FILE_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
@@ -136,4 +141,5 @@ def _read(path: Path) -> SavedSession | None:
         access_token,
         snapshot if isinstance(snapshot, dict) else {},
         room_id if isinstance(room_id, str) else None,
+        saved_ms,
     )

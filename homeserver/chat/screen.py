@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
@@ -25,27 +23,24 @@ from prompt_toolkit.layout import (
     Dimension,
     HSplit,
     Layout,
-    UIContent,
-    UIControl,
     VSplit,
     Window,
 )
 from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output import Output
-from prompt_toolkit.styles import Style
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from homeserver.streamclient import LinkState
 
-from . import layout
-from .commands import USAGES
+from . import layout, text
 from .http import ChatError
 from .interpreter import Interpreter
 from .layout import Row
 from .model import News, Room
 from .session import Session, SessionEnded
 from .timeline import Item, Notice
+from .widgets import STYLE, Rows, Words
 from .wording import connection_line, seen_line, typing_line
 
 LIST_WIDTH: Final = 26
@@ -57,33 +52,6 @@ _MAX_NOTICES: Final = 500
 _FOCUS_KEYS: Final = {"\x1b[I": Keys.ControlF23, "\x1b[O": Keys.ControlF24}
 _ASK_FOCUS: Final = "\x1b[?1004h"
 _ASK_NO_FOCUS: Final = "\x1b[?1004l"
-
-STYLE: Final = Style.from_dict(
-    {
-        "dim": "ansibrightblack",
-        "time": "ansibrightblack",
-        "line": "ansibrightblack",
-        "quiet": "ansigray",
-        "own": "bold",
-        "notice": "ansicyan",
-        "bad": "ansired",
-        "reaction": "ansiyellow",
-        "online": "ansigreen",
-        "open": "reverse",
-        "unread": "bold",
-        "highlight": "bold ansired",
-        "invite": "bold ansigreen",
-        "header": "reverse",
-        "status": "reverse",
-        "trouble": "reverse bold",
-        "name0": "ansigreen",
-        "name1": "ansiyellow",
-        "name2": "ansiblue",
-        "name3": "ansimagenta",
-        "name4": "ansicyan",
-        "name5": "ansired",
-    }
-)
 
 _log = Logger()
 
@@ -117,7 +85,7 @@ class Screen:
         self._is_ticking = False
         self._farewell = ""
         self._buffer = Buffer(
-            multiline=True, completer=_Completer(self), complete_while_typing=False, on_text_changed=self._typed
+            multiline=True, completer=Words(self._interpreter), complete_while_typing=False, on_text_changed=self._typed
         )
         ANSI_SEQUENCES.update(_FOCUS_KEYS)
         self._app: Application[None] = Application(
@@ -237,19 +205,19 @@ class Screen:
         wide = Condition(lambda: self._app.output.get_size().columns >= NARROW)
         rooms = VSplit(
             [
-                Window(_Rows(self._room_rows), width=Dimension.exact(LIST_WIDTH)),
+                Window(Rows(self._room_rows), width=Dimension.exact(LIST_WIDTH)),
                 Window(char="│", width=Dimension.exact(1), style="class:line"),
             ]
         )
         messages = HSplit(
             [
-                Window(_Rows(self._header_rows), height=Dimension.exact(1), style="class:header"),
-                Window(_Rows(self._message_rows)),
-                Window(_Rows(self._typing_rows), height=Dimension.exact(1)),
+                Window(Rows(self._header_rows), height=Dimension.exact(1), style="class:header"),
+                Window(Rows(self._message_rows)),
+                Window(Rows(self._typing_rows), height=Dimension.exact(1)),
             ]
         )
         body = VSplit([ConditionalContainer(rooms, wide), messages])
-        status = Window(_Rows(self._status_rows), height=Dimension.exact(1), style="class:status")
+        status = Window(Rows(self._status_rows), height=Dimension.exact(1), style="class:status")
         return Layout(HSplit([body, status, typed]), focused_element=typed)
 
     def _room_rows(self, width: int, height: int) -> list[Row]:
@@ -307,7 +275,7 @@ class Screen:
     def _status_rows(self, width: int, _height: int) -> list[Row]:
         line = connection_line(self._connection, self._reactor.seconds() - self._changed_at)
         style = "" if self._connection.is_connected else "class:trouble"
-        return [[(style, layout.clip(f" {line}  │  {self._session.user_id}  │  /help", width))]]
+        return [[(style, layout.clip(f" {line}  │  {text.one_line(self._session.user_id, 255)}  │  /help", width))]]
 
     def _items(self, room: Room) -> list[Item]:
         items = room.timeline.items
@@ -463,37 +431,3 @@ class Screen:
             self._app.invalidate()
 
         Deferred.fromCoroutine(whole())
-
-    def completions(self, before: str) -> list[tuple[str, int]]:
-        """Return what the word before the cursor may become, each with how many characters it replaces."""
-        if before.startswith("/") and " " not in before:
-            return [(f"/{usage.name} ", len(before)) for usage in USAGES if usage.name.startswith(before[1:])]
-        word = before.rpartition(" ")[2]
-        room = self._interpreter.open_room
-        if room is None or not word:
-            return []
-        names = sorted({room.members.shown(user_id) for user_id in room.members.present()})
-        return [(name, len(word)) for name in names if name.lower().startswith(word.lower())]
-
-
-class _Rows(UIControl):
-    """A part of the screen that is made anew for its size each time."""
-
-    def __init__(self, rows: Callable[[int, int], list[Row]]) -> None:
-        self._rows = rows
-
-    def create_content(self, width: int, height: int) -> UIContent:
-        rows = self._rows(width, height)
-        return UIContent(get_line=lambda number: list(rows[number]), line_count=len(rows), show_cursor=False)
-
-    def is_focusable(self) -> bool:
-        return False
-
-
-class _Completer(Completer):
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Any:
-        for text, length in self._screen.completions(document.text_before_cursor):
-            yield Completion(text, start_position=-length)

@@ -42,7 +42,7 @@ TYPING_AGAIN_S: Final = 8.0
 SAVE_AFTER_S: Final = 10.0
 # The answer to a send and the event itself come in any order.
 RETURN_TIMEOUT_S: Final = 10.0
-SETTLED_TIMEOUT_S: Final = 15.0
+SETTLED_TIMEOUT_S: Final = 5.0
 GOODBYE_TIMEOUT_S: Final = 2.0
 MARK: Final = "org.sennit.chat.mark"
 

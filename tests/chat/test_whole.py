@@ -210,6 +210,54 @@ def test_what_came_meanwhile_is_told_once(town: Town) -> None:
     assert [] == [line for line in town.say("hal", "/open hall") if "ida: " in line]
 
 
+def test_chat_after_a_long_time_begins_anew(town: Town) -> None:
+    town.settle("sue", "/create Sauna public")
+    path = town.session("sue")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    town.settle("tom", "/join sauna", "still warm")
+    with town.terminal("sue") as sue:
+        sue.wait_for("tom: still warm")
+        sue.wait_for("sue calls the room Sauna")
+        sue.enter("/quit")
+        assert 0 == sue.end()
+
+
+def test_words_are_completed(town: Town) -> None:
+    town.settle("uma", "/create Urn", "/nick Uma the Great")
+    with town.terminal("uma") as uma:
+        uma.wait_for(" connected ")
+        uma.type("/he\t")
+        uma.wait_for("> /help")
+        uma.type("\r")
+        uma.wait_for("/quit")
+        uma.type("ask uma\t")
+        uma.wait_for("> ask Uma the Great")
+        # The first one clears the line, the second one ends.
+        uma.type("\x03")
+        uma.wait_for(lambda screen: "ask" not in screen.text)
+        uma.type("\x03")
+        assert 0 == uma.end()
+
+
+def test_window_without_the_focus_reads_nothing(town: Town) -> None:
+    town.settle("val", "/create Villa public")
+    town.settle("will", "/join villa")
+    with town.terminal("val") as val, town.terminal("will") as will:
+        val.wait_for(" connected ")
+        will.wait_for("# Villa")
+        will.wait_for(" connected ")
+        # With a key behind it, to see that it was taken.
+        val.type("\x1b[Ox")
+        val.wait_for("> x")
+        will.enter("are you there?")
+        val.wait_for("will: are you there?")
+        val.wait_for(lambda screen: "1" in screen.rows[0][:26])
+        assert "Seen by" not in will.text
+        val.type("\x1b[I")
+        will.wait_for("Seen by val")
+        val.wait_for(lambda screen: "1" not in screen.rows[0][:26])
+
+
 def test_commands_of_the_plain_chat(town: Town) -> None:
     town.settle("jon", "hello?", "/create Kitchen public", "/topic Soup", "/topic", "/nick Jon the cook", "hi", "/foo")
     lines = _said(town.say("jon", "/topic", "/who", "/rooms", "/join nowhere", "/me stirs", "//slash", "/leave", "hi?"))
