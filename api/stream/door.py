@@ -337,9 +337,12 @@ class StreamDoor:
         if requester is None or session.is_closed:
             return
 
+        session.hold()
+
         def done(renewed: Requester) -> None:
             if session.requester is requester:
                 session.requester = renewed
+            session.release()
 
         def failed(error: BaseException) -> None:
             if isinstance(error, MatrixError):

@@ -132,16 +132,17 @@ class Session:
         "_door",
         "_headers",
         "_heard_at",
+        "_holds",
         "_in_flight",
         "_is_clogged",
         "_is_paused",
         "_is_pinged",
-        "_is_taking",
         "_is_updating",
         "_message_since",
         "_opened_at",
         "_place",
         "_rooms",
+        "_stalled",
         "_taken",
         "_untaken",
         "_user",
@@ -163,13 +164,15 @@ class Session:
         self._is_clogged = False
         self._is_paused = False
         self._is_updating = False
-        # Whether messages are not taken for the moment: the token is being looked at.
-        self._is_taking = True
+        # How many look at the token; while anybody does, nothing is taken and nothing told.
+        self._holds = 0
         self._in_flight = 0
         self._taken = 0
         self._waiting: deque[bytes] | None = None
         # The rooms that a request is being worked on in, with those that wait for it.
         self._rooms: dict[str, deque[tuple[bytes, WebRequest]]] | None = None
+        # Those of them in which nothing is worked on, since the client does not take answers.
+        self._stalled: list[str] | None = None
         self._opened_at = self._heard_at = now
         self._message_since = 0.0
         self._is_pinged = False
@@ -222,8 +225,7 @@ class Session:
         if self.is_closed:
             return
         self.heard()
-        self._take_waiting()
-        self.wake()
+        self._go_on()
 
     def lost(self) -> None:
         """Forget everything: the connection is gone."""
@@ -244,13 +246,13 @@ class Session:
     def _authenticate(self, request_id: bytes, params: dict[str, Any]) -> None:
         token = require_str(params, "access_token")
         opening = Opening.of_params(params)
-        self._is_taking = False
+        self._holds += 1
         self._in_flight += 1
         is_first = self._place is None
 
         def done(requester: Requester) -> None:
             self._in_flight -= 1
-            self._is_taking = True
+            self._holds -= 1
             if not self.is_closed:
                 who = {"user_id": requester.user_id, "device_id": requester.device_id}
                 # The answer comes before the first update.
@@ -260,24 +262,44 @@ class Session:
 
         def failed(error: BaseException) -> None:
             self._in_flight -= 1
-            self._is_taking = True
+            self._holds -= 1
             if is_first:
                 self.end(opening_refused(error))
             else:
                 self._fail(request_id, error)
+                self.wake()
             self._take_waiting()
 
         self._door.authenticate(self, token, opening, done, failed)
+
+    def hold(self) -> None:
+        """Take and tell nothing until `release`: whether the client may still be here is being found out."""
+        self._holds += 1
+        self._regulate()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._holds -= 1
+        if not self.is_closed:
+            self._go_on()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def _may_take(self) -> bool:
         return (
-            self._is_taking
+            not self._holds
             and not self._is_clogged
             and self._taken < MAX_IN_TURN
             and self._in_flight < self._door.max_in_flight
         )
+
+    def _go_on(self) -> None:
+        if not self._is_clogged and not self._holds:
+            stalled, self._stalled = self._stalled, None
+            for room_id in stalled or ():
+                self._next_in(room_id)
+        self._take_waiting()
+        self.wake()
 
     def _next_turn(self) -> None:
         self._taken = 0
@@ -302,6 +324,9 @@ class Session:
             if is_full:
                 self._connection.pause()
             else:
+                if self._message_since:
+                    # That it did not go on meanwhile was not the client's fault.
+                    self._message_since = self._door.now()
                 self._connection.resume()
 
     def _take(self, message: bytes) -> None:
@@ -397,6 +422,9 @@ class Session:
             return
         queue = rooms[room_id]
         if queue and not self.is_closed:
+            if self._is_clogged or self._holds:
+                self._stalled = [*(self._stalled or ()), room_id]
+                return
             request_id, request = queue.popleft()
             # Rights may have changed while it waited.
             request.requester = self.requester
@@ -460,7 +488,7 @@ class Session:
     def wake(self) -> None:
         """Send the next update if there is any; called by the feed."""
         place, user = self._place, self._user
-        if place is None or user is None or self._is_updating or self._is_clogged or self.is_closed:
+        if place is None or user is None or self._is_updating or self._is_clogged or self._holds or self.is_closed:
             return
         if self._door.is_dropped(user) or self._door.has_news(place, user):
             self._update()
@@ -517,7 +545,7 @@ class Session:
             if now > self._opened_at + times.auth_s:
                 self.end(Ending(TOO_SLOW, "M_UNKNOWN", "No 'auth' came in time"))
             return
-        if self._message_since and now > self._message_since + times.message_s:
+        if self._message_since and not self._is_paused and now > self._message_since + times.message_s:
             self.end(Ending(TOO_SLOW, "M_UNKNOWN", "A message was begun and not ended in time"))
             return
         silence = now - self._heard_at

@@ -43,6 +43,7 @@ MAX_REASON_BYTES: Final = 123
 _pack_short = struct.Struct("!BBH").pack
 _pack_long = struct.Struct("!BBQ").pack
 _TEXT: Final = 0x81
+_FIRST_CONTROL: Final = 8
 
 
 class StreamEndpoint:
@@ -109,7 +110,7 @@ class _Silent:
 class StreamProtocol(SlimProtocol):
     """One WebSocket, as the `Connection` of a session."""
 
-    __slots__ = ("begin", "client_ip", "session", "user_agent")
+    __slots__ = ("_is_gone", "_is_going_on", "_is_paused", "begin", "client_ip", "session", "user_agent")
 
     # What clients do wrong is told to them; Autobahn's own log would cost more than what it tells of.
     log = _Silent()
@@ -127,6 +128,9 @@ class StreamProtocol(SlimProtocol):
         self.client_ip = ""
         self.user_agent = None
         self.session = None
+        self._is_paused = False
+        self._is_going_on = False
+        self._is_gone = False
 
     # -- from Autobahn -----------------------------------------------------------------------------------------------
 
@@ -143,6 +147,41 @@ class StreamProtocol(SlimProtocol):
         slim(self)
         self.session = session = begin(self)
         session.wake()
+
+    def processData(self) -> bool:
+        """Take a step through what was read, unless no more is taken for now.
+
+        What is read at once may hold hundreds of small frames that inflate to the largest message.
+        """
+        if self._is_paused and self.state == self.STATE_OPEN:
+            return False
+        return super().processData()
+
+    def onFrameBegin(self) -> None:
+        """Begin a frame; of a message only while there may be messages."""
+        if self._is_moot():
+            self.inside_message = True
+        else:
+            super().onFrameBegin()
+
+    def onFrameData(self, payload: bytes) -> Any:
+        """Take a part of a frame."""
+        # Nothing is not gathered: empty fragments may go on for ever.
+        is_nothing = not payload and self.current_frame.opcode < _FIRST_CONTROL
+        return None if is_nothing or self._is_moot() else super().onFrameData(payload)
+
+    def onFrameEnd(self) -> Any:
+        """End a frame."""
+        if self._is_moot():
+            self.inside_message = not self.current_frame.fin
+            self.current_frame = None  # type: ignore[assignment]
+            self.current_frame_masker = None
+            return None
+        return super().onFrameEnd()
+
+    def _is_moot(self) -> bool:
+        """Return whether a frame is of a message that nobody listens to: we have closed, and wait for the answer."""
+        return self.state != self.STATE_OPEN and self.current_frame.opcode < _FIRST_CONTROL
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """Note that a message has begun."""
@@ -181,8 +220,15 @@ class StreamProtocol(SlimProtocol):
         super()._fail_connection(code, reason)
         self.factory.reactor.callLater(CLOSE_S, self.abort)
 
+    def _closeConnection(self, abort: bool = False) -> None:
+        """End the connection, with what is still to be written if the client takes that in time."""
+        super()._closeConnection(abort)
+        if not abort:
+            self.factory.reactor.callLater(CLOSE_S, self.abort)
+
     def connectionLost(self, reason: Any = None) -> None:
         """Tell the session."""
+        self._is_gone = True
         super().connectionLost(reason)
         session, self.session = self.session, None
         if session is not None:
@@ -233,23 +279,34 @@ class StreamProtocol(SlimProtocol):
             self.sendCloseFrame(
                 ending.code, ending.reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
             )
-            # What is sent before it has to go first, and a client that takes nothing may not hold it.
+            # For the client's answer.
             self.transport.resumeProducing()
-            self.factory.reactor.callLater(CLOSE_S, self.abort)
+        # What is sent before has to go first, and a client that takes nothing may not hold it.
+        self.factory.reactor.callLater(CLOSE_S, self.abort)
 
     def abort(self) -> None:
         """End it at once."""
-        transport = self.transport
-        if transport is not None and self.state != self.STATE_CLOSED:
-            transport.abortConnection()
+        if not self._is_gone:
+            self.transport.abortConnection()
 
     def pause(self) -> None:
         """Stop reading."""
+        self._is_paused = True
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Go on reading."""
+        """Go on reading, with what was read already first."""
+        self._is_paused = False
         self.transport.resumeProducing()
+        if self.data and not self._is_going_on:
+            # In another turn: this may be called from amid a frame.
+            self._is_going_on = True
+            self.factory.reactor.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_going_on = False
+        if not self._is_gone:
+            self.consumeData()
 
     def untaken_bytes(self) -> int | None:
         """Return how much the peer has not taken in yet."""

@@ -97,7 +97,10 @@ class LiveUpdates:
     def has_news(self, place: Place, user: UserFeed) -> bool:
         """Tell whether `next` might have something, without looking closely."""
         position = place.position
-        return position is None or user.last_change > position or position < user.floor
+        if position is None or user.last_change > position or position < user.floor:
+            return True
+        # Not a place in this stream: `next` finds one.
+        return position > self._feed.watermark
 
     async def next(self, place: Place) -> bytes | None:
         """Return the next update, and move the place behind it; None if there is nothing to tell.

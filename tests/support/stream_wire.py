@@ -299,6 +299,15 @@ class Wire:
             elif message.get("id", self) == number:
                 return message
 
+    def reply(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+        """Return the next answer to anything; updates before it are kept."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            message = self.read_json(deadline - time.monotonic())
+            if "next_batch" not in message:
+                return message
+            self.updates.append(message)
+
     def update(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Return the next update that was not returned yet; answers before it are dropped."""
         deadline = time.monotonic() + timeout_s
