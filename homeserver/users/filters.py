@@ -19,6 +19,9 @@ MAX_FILTER_BYTES: Final = 131_072
 # LIMIT: parsed filters in memory, about 2 KB each.
 MAX_CACHED: Final = 5_000
 _MAX_ID_DIGITS: Final = 18
+# LIMIT: stored filters of different content that are shared by the users who have them.
+_MAX_PARSED: Final = 500
+_MAX_SHARED_BYTES: Final = 4_096
 
 
 class Filters:
@@ -29,6 +32,8 @@ class Filters:
         self._database = database
         self._max_limit = max_limit if max_limit > 0 else DEFAULT_MAX_LIMIT
         self._known: dict[tuple[int, str], Filter] = {}
+        # By the encoded form.
+        self._parsed: dict[bytes, Filter] = {}
 
     def parse(self, source: Any) -> Filter:
         """Return the filter that a JSON object describes; raises BadJson or TooLarge."""
@@ -57,7 +62,14 @@ class Filters:
             encoded = await self._database.read(lambda tx: storage.find_filter(tx, user_nid, number))
         if encoded is None:
             raise NotFound("No such filter")
-        found = self.parse(orjson.loads(encoded))
+        # Users of one client have stored the same one; parsed it has some 6 KiB.
+        found = self._parsed.get(encoded)
+        if found is None:
+            found = self.parse(orjson.loads(encoded))
+            if len(self._parsed) >= _MAX_PARSED:
+                self._parsed.clear()
+            if len(encoded) <= _MAX_SHARED_BYTES:
+                self._parsed[encoded] = found
         while len(self._known) >= MAX_CACHED:
             del self._known[next(iter(self._known))]
         self._known[key] = found

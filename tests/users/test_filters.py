@@ -26,6 +26,15 @@ async def test_same_filter_gets_the_same_id(world: UserState) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_users_with_the_same_filter_share_it_in_memory(world: UserState) -> None:
+    found = []
+    for user in await world.server.users("alice", "bob"):
+        filter_id = await world.filters.add(user.user_nid, {"room": {"timeline": {"limit": 7}}})
+        found.append(await world.filters.get(user.user_nid, filter_id))
+    assert found[0] is found[1]
+
+
+@pytest_twisted.ensureDeferred
 async def test_known_filter_is_not_read_again(world: UserState) -> None:
     (alice,) = await world.server.users("alice")
     filter_id = await world.filters.add(alice.user_nid, {})
