@@ -28,6 +28,7 @@ from .door import StreamDoor
 from .handshake import plain_head, refuse_handshake
 from .session import BINARY, TOO_LARGE, Ending, Opening, Session
 from .slimming import SlimProtocol, slim, with_settings
+from .utf8 import Utf8
 from .wire import prepare, untaken_bytes, write_now
 
 SUBPROTOCOL: Final = "m.json"
@@ -145,6 +146,7 @@ class StreamProtocol(SlimProtocol):
         begin = self.begin
         del self.begin
         slim(self)
+        self.utf8validator = Utf8()  # type: ignore[assignment]
         self.session = session = begin(self)
         session.wake()
 

@@ -37,6 +37,8 @@ from tests.support.stream_wire import (
     upgrade_headers,
 )
 
+pytestmark = pytest.mark.slow
+
 OpenStream = Callable[[str | None], Wire]
 COMPRESSED = 4
 OFFER = "permessage-deflate; client_max_window_bits"

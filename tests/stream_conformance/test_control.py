@@ -13,6 +13,8 @@ from tests.stream_conformance.conftest import Talker
 from tests.stream_conformance.sayings import REQUEST, assert_alive, assert_answered, assert_fails
 from tests.support.stream_wire import CLOSE, PING, PONG, TEXT, Closed, Wire, close_payload, frame
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 124, 125])
 def test_a_ping_is_answered_with_what_it_said(wire: Wire, size: int) -> None:

@@ -28,6 +28,8 @@ from tests.support.stream_wire import (
     frame,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [1, 2, 3, 13, 25, 26])
 def test_a_message_in_fragments_of_any_size_is_one_message(wire: Wire, size: int) -> None:

@@ -32,6 +32,8 @@ from tests.support.stream_wire import (
     upgrade_headers,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZES = [len(REQUEST), 124, 125, 126, 127, 128, 129, 65_534, 65_535, 65_536, 65_537, 131_072, MESSAGE_BYTES]
 
 
@@ -60,7 +62,9 @@ def test_large_frames_of_the_server_are_in_order_too(talker: Talker, wire: Wire)
 @pytest.mark.parametrize("size", [MESSAGE_BYTES + 1, 2**31 - 1, 2**31, 2**32, 2**48, 2**63 - 1])
 def test_a_length_over_the_limit_is_refused_before_the_payload_comes(wire: Wire, size: int) -> None:
     wire.send(frame(TEXT, length=size))
-    assert assert_fails(wire, 1009).startswith("M_TOO_LARGE")
+    # An answer would be taken for a part of the payload.
+    closed = wire.close_frame()
+    assert (1009, True) == (closed.code, closed.reason.startswith("M_TOO_LARGE"))
 
 
 def test_a_message_one_byte_over_the_limit_is_refused(wire: Wire) -> None:
@@ -71,7 +75,7 @@ def test_a_message_one_byte_over_the_limit_is_refused(wire: Wire) -> None:
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1])
 def test_the_highest_bit_of_a_length_is_zero(wire: Wire, size: int) -> None:
     wire.send(frame(TEXT, length=size))
-    assert_fails(wire, 1002, 1009)
+    assert wire.close_frame().code in (1002, 1009)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_what_comes_after_a_fault_is_not_done(talker: Talker, fault: bytes) -> N
             % talker.room_id.encode()
         )
         wire.send(fault + frame(TEXT, request) + frame(PING, b"after"))
-        wire.ending()
+        wire.close_frame()
         assert ([], []) == (wire.pongs, wire.updates)
     assert before == talker.actor.newest(talker.room_id)
 
@@ -183,7 +187,8 @@ def test_a_stream_is_read_in_small_pieces(wire: Wire, size: int) -> None:
 
 
 def test_a_stream_may_be_cut_anywhere(talker: Talker) -> None:
-    for cut in range(1, len(SCRIPT)):
+    # In the middle there are blanks.
+    for cut in [*range(1, 80), *range(80, len(SCRIPT) - 60, 9), *range(len(SCRIPT) - 60, len(SCRIPT))]:
         with talker.dial() as wire:
             wire.send_in_pieces([SCRIPT[:cut], SCRIPT[cut:]])
             play(wire)

@@ -15,6 +15,8 @@ from tests.stream_conformance.conftest import Talker
 from tests.stream_conformance.sayings import assert_alive
 from tests.support.stream_wire import PATH, Closed, Refused, Wire, connect, dial, head_bytes, upgrade_headers
 
+pytestmark = pytest.mark.slow
+
 
 def opened(talker: Talker, wire: Wire, changes: dict[str, str | None], line: str | None = None) -> int:
     """Send a handshake with headers changed or left out; return the status."""

@@ -14,6 +14,8 @@ import pytest
 from tests.stream_conformance.sayings import assert_answered, assert_fails
 from tests.support.stream_wire import CONTINUATION, PING, TEXT, Wire, fragments, frame
 
+pytestmark = pytest.mark.slow
+
 VALID = {
     "kosme": "\u03ba\u1f79\u03c3\u03bc\u03b5",
     "1 byte, last": "\x7f",

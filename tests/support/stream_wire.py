@@ -387,6 +387,13 @@ class Wire:
             raise BrokenServer(f"reserved bits {reserved}")
         return Frame(opcode, self._read(length, deadline), is_final, reserved)
 
+    def close_frame(self, timeout_s: float = TIMEOUT_S) -> Closed:
+        """Return what the server's close frame says, without an answer to it; what comes before is dropped."""
+        deadline = time.monotonic() + timeout_s
+        while (found := self.read_frame(deadline - time.monotonic())).opcode != CLOSE:
+            pass
+        return _closed(found.payload)
+
     def ending(self, timeout_s: float = TIMEOUT_S) -> Closed:
         """Return how the server closes: what comes before is dropped, its close frame answered, the end waited for.
 

@@ -32,7 +32,12 @@ from tests.support.stream_wire import (
     upgrade_headers,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unharmed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("unharmed"),
+    # Nothing here is about the database.
+    pytest.mark.parametrize("running", ["sqlite"], indirect=True, scope="package"),
+]
 
 Keep = Callable[[Any], Any]
 OFFER = "permessage-deflate; client_max_window_bits"
