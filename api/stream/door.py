@@ -25,6 +25,7 @@ from homeserver.feed.feed import Feed, UserFeed
 from homeserver.feed.live import LiveUpdates, Place
 from homeserver.model.filters import Filter
 from homeserver.runtime.clock import Clock, Scheduled
+from homeserver.runtime.in_line import when_in_line
 from homeserver.runtime.steps import drive
 from homeserver.users.sessions import MAX_TOKEN_CHARACTERS, Requester, Sessions
 from homeserver.web.json_resource import JsonResource
@@ -260,10 +261,19 @@ class StreamDoor:
         return _headers_for(user_agent)
 
     def run(
-        self, request: WebRequest, done: Callable[[Answer], object], failed: Callable[[BaseException], object]
+        self,
+        request: WebRequest,
+        placed: Callable[[], object],
+        done: Callable[[Answer], object],
+        failed: Callable[[BaseException], object],
     ) -> None:
-        """Carry a request out."""
-        drive(self._inner.call(request), done, failed)
+        """Carry a request out; `placed()` is called when it has its place in its room's order, if it gets one."""
+
+        async def work() -> Answer:
+            when_in_line(placed)
+            return await self._inner.call(request)
+
+        drive(work(), done, failed)
 
     def find_filter(
         self,

@@ -5,7 +5,8 @@ is news and its wire has room, so a slow reader costs nothing and misses nothing
 time; those beyond, and all while the wire is clogged, wait unread in the socket of whoever sends them. What was read in
 the same piece already waits here, and is bounded by that.
 
-Requests that name a room run one after another for each room, so that messages keep their order.
+Requests that name a room begin one after another for each room: the next when the one before is done or, being in the
+room's lane, has its place; so messages keep their order, and many go to the disk together.
 
 docs/stream.md is the protocol.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import orjson
 
@@ -169,7 +170,7 @@ class Session:
         self._in_flight = 0
         self._taken = 0
         self._waiting: deque[bytes] | None = None
-        # The rooms that a request is being worked on in, with those that wait for it.
+        # The rooms in which a request has no certain place yet, with those that wait for that.
         self._rooms: dict[str, deque[tuple[bytes, WebRequest]]] | None = None
         # Those of them in which nothing is worked on, since the client does not take answers.
         self._stalled: list[str] | None = None
@@ -397,6 +398,14 @@ class Session:
         self._run(request_id, request, room_id)
 
     def _run(self, request_id: bytes, request: WebRequest, room_id: str | None) -> None:
+        is_waited_for = room_id is not None
+
+        def placed() -> None:
+            nonlocal is_waited_for
+            if is_waited_for:
+                is_waited_for = False
+                self._next_in(cast(str, room_id))
+
         def done(answer: Answer) -> None:
             self._in_flight -= 1
             if not self.is_closed:
@@ -405,8 +414,7 @@ class Session:
                 self._answer(request_id, b"result" if is_good else b"error", answer.body)
                 if answer.status == 401:
                     self._door.check(self)
-            if room_id is not None:
-                self._next_in(room_id)
+            placed()
             self._take_waiting()
 
         def failed(error: BaseException) -> None:
@@ -414,7 +422,7 @@ class Session:
             done(error_response(error, f"{request.method} {request.path}"))
 
         # What a request has begun is brought to its end, also when the client has gone.
-        self._door.run(request, done, failed)
+        self._door.run(request, placed, done, failed)
 
     def _next_in(self, room_id: str) -> None:
         rooms = self._rooms

@@ -31,6 +31,7 @@ from homeserver.model.receipt_of_events import CheckedEvent, trust_own
 from homeserver.model.room_versions import RoomVersion
 from homeserver.model.signing import SigningKey
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.in_line import in_line
 from homeserver.runtime.lanes import Lanes
 from storage.append import TransactionRow
 from storage.events import LookAhead, StoredEvent, look_ahead
@@ -131,6 +132,7 @@ class RoomDoor:
         if await self._has_policy(room_id):
             return await self._send_signed(room_id, templates, transaction)
         async with self._lanes.enter(room_id):
+            in_line()
             prepared = await self._prepare_all(room_id, templates)
             if transaction is not None:
                 _note(prepared[-1], transaction)
