@@ -6,7 +6,9 @@ however long that was. What would not fit into one update ends at an earlier pos
 
 Of messages to the device, an update tells those at positions up to its own; they stay in the inbox until they are
 acknowledged. An inbox that once did not fit into a response has a mark (see `streams.to_device`): then the next
-messages come only after an acknowledgement, as with /sync.
+messages come only after an acknowledgement, as with /sync. The inbox belongs to the place of its device that began
+last: what is still under way for a connection that the client has given up must not set a mark that the client, which
+goes on elsewhere, never hears of.
 
 docs/stream.md is the contract.
 """
@@ -14,11 +16,13 @@ docs/stream.md is the contract.
 from __future__ import annotations
 
 from typing import Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import func, select
 
 from homeserver.model.filters import Filter
 from homeserver.model.ids import UserID
+from homeserver.runtime.lanes import Lanes
 from storage.store import Store
 from storage.tables.rooms import membership_changes
 from storage.transaction import Transaction, chunks
@@ -39,8 +43,10 @@ class Place:
     """
 
     __slots__ = (
+        "__weakref__",
         "_acknowledged",
         "_counts",
+        "_has_begun",
         "_inbox_upto",
         "_is_waiting",
         "device_nid",
@@ -70,6 +76,8 @@ class Place:
         self._acknowledged = position
         # Up to where the inbox has been told; None: it is to be taken anew, with what `_acknowledged` acknowledges.
         self._inbox_upto: int | None = None
+        # Whether the inbox has been asked for.
+        self._has_begun = False
         # Whether more of the inbox may only be told after an acknowledgement.
         self._is_waiting = False
         # The counts of keys that were told last.
@@ -93,6 +101,9 @@ class LiveUpdates:
         self._feed = feed
         self._sync = sync
         self._devices = devices
+        # By device: whose the inbox is.
+        self._inboxes: WeakValueDictionary[int, Place] = WeakValueDictionary()
+        self._taking: Lanes[int] = Lanes()
 
     def has_news(self, place: Place, user: UserFeed) -> bool:
         """Tell whether `next` might have something, without looking closely."""
@@ -145,9 +156,25 @@ class LiveUpdates:
         """Return the messages that the next update may tell, and whether those are all there are."""
         if self._devices is None or place.device_nid is None or place._is_waiting:
             return NOTHING, True
+        if not self._has_inbox(place, place.device_nid):
+            return NOTHING, True
         if place._inbox_upto is None:
-            return await self._devices.take(place.device_nid, place._acknowledged), True
+            # Whoever has it now is at work to the end, mark and all, before the next begins.
+            async with self._taking.enter(place.device_nid):
+                if not self._has_inbox(place, place.device_nid):
+                    return NOTHING, True
+                return await self._devices.take(place.device_nid, place._acknowledged), True
         return await self._devices.between(place.device_nid, place._inbox_upto)
+
+    def _has_inbox(self, place: Place, device_nid: int) -> bool:
+        """Tell whether the device's inbox is this place's: it has begun last, or those that did so later are gone."""
+        if self._inboxes.get(device_nid) is place:
+            return True
+        if place._has_begun and device_nid in self._inboxes:
+            return False
+        place._has_begun, place._inbox_upto = True, None
+        self._inboxes[device_nid] = place
+        return True
 
     async def _make(self, place: Place, user: UserFeed, told: Told, upto: int) -> tuple[bytes | None, int]:
         """Return an update that ends at `upto` or before, None if it would be empty, and where it ends."""

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from homeserver.feed.changes import store_change
 from homeserver.feed.device_sections import DeviceSections
@@ -20,6 +22,7 @@ from homeserver.feed.sync import Sync
 from homeserver.model.filters import Filter
 from homeserver.model.ids import RoomID
 from homeserver.model.tokens import StreamToken
+from homeserver.runtime.reactor import global_reactor
 from storage import to_device as storage
 from storage.events import HIDDEN
 from tests.feed.test_sync_left_rooms import make_sync
@@ -338,3 +341,50 @@ async def test_messages_that_come_while_connected_pass_the_bound_of_an_update(ro
         await inbox.live.acknowledge(middle.place, middle.token)
         await middle.read()
     assert middle.messages == list(range(MAX_MESSAGES, count))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_was_left_does_not_touch_the_inbox(
+    rooms: RoomServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has come back while the server is still at work for the connection before."""
+    inbox = Inbox(rooms)
+    bob = await rooms.user("bob", device_nid=77)
+    await rooms.room(bob)
+    since = rooms.feed.watermark
+    await inbox.put(bob, MAX_MESSAGES + 30)
+    left = Follower(inbox.live, place_of(bob, since))
+    await left.read()
+    assert left.token is not None
+    await inbox.live.acknowledge(left.place, left.token)
+    gate: Deferred[None] = Deferred()
+    mark = inbox.stream._mark
+
+    async def slow_mark(device_nid: int, acknowledges: int) -> int:
+        monkeypatch.setattr(inbox.stream, "_mark", mark)
+        await gate
+        return await mark(device_nid, acknowledges)
+
+    monkeypatch.setattr(inbox.stream, "_mark", slow_mark)
+    late = Deferred.fromCoroutine(inbox.live.next(left.place))
+    client = Follower(inbox.live, place_of(bob, left.token))
+    client.messages = list(left.messages)
+    reading = Deferred.fromCoroutine(client.read())
+    reactor: Any = global_reactor()
+    await deferLater(reactor, 0.3, lambda: None)
+    if reading.called:
+        assert client.token is not None
+        await inbox.live.acknowledge(client.place, client.token)
+        await client.read()
+        await inbox.put(bob, 3)
+        await client.read()
+    gate.callback(None)
+    await gatherResults([late, reading])
+    for _ in range(5):
+        assert client.token is not None
+        await inbox.live.acknowledge(client.place, client.token)
+        client.place = place_of(bob, client.token)
+        await client.read()
+    assert client.messages == list(range(len(client.messages)))
+    assert len(client.messages) >= MAX_MESSAGES + 30
+    assert await inbox.waiting(bob) == 0

@@ -124,6 +124,8 @@ class StreamUser:
         self.resumed_s: list[float] = []
         self._acknowledged = 0
         self._life = 0
+        # Where each connection began; for what is told of faults.
+        self.openings: list[str | None] = []
         self._note: Pending | None = None
         self._noting = asyncio.Lock()
         self._snapshot: Snapshot | None = None
@@ -254,6 +256,7 @@ class StreamUser:
 
     async def _session(self, lost_at: float) -> None:
         self._look_back()
+        self.openings.append(self.journal.since)
         # What it sends may still be read when it has ended.
         self._life = self.server.life
         wire = await self._open()

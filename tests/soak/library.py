@@ -31,6 +31,7 @@ class LibraryUser(StreamUser):
         """Run the program, again and again."""
         while True:
             self._look_back()
+            self.openings.append(self.journal.since)
             self.choice = self.rng.choice(FILTERS)
             self.was_lazy = self.was_lazy or self.choice.is_lazy
             self.journal.set_sieve(self.choice.left_out)

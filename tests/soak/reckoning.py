@@ -9,7 +9,7 @@ from typing import Any
 
 from .client import StreamUser
 from .http import call
-from .journal import RoomJournal
+from .journal import RoomJournal, position
 from .judge import Hall
 
 
@@ -94,7 +94,8 @@ def compare_messages(report: Report, users: Sequence[StreamUser]) -> None:
         for serial, count in times.items():
             if count > 1 and serial not in user.unsure:
                 tokens = [received.token for received in user.journal.to_device if received.serial == serial]
-                report.add(who, f"was told {serial} {count} times, in updates {tokens}")
+                began = [each for each in user.openings if each is None or position(each) <= position(tokens[-1])][-8:]
+                report.add(who, f"was told {serial} {count} times, in updates {tokens}; came with {began}")
         for sender in users:
             sent = [serial for serial, to in sender.sent.to_device.items() if user.user_id in to]
             for serial in sent:

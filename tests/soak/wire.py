@@ -240,9 +240,10 @@ class WebSocket:
         await self.channel.write(_frame(_CLOSE, struct.pack(">H", 1000)))
         try:
             async with asyncio.timeout(5):
-                while True:
-                    await self.receive()
-        except (Closed, OSError, TimeoutError):
+                # Whoever read before may have stopped within a frame.
+                while await self.channel.read():
+                    pass
+        except (OSError, TimeoutError):
             pass
         self.channel.close()
 
