@@ -18,6 +18,7 @@ from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflat
 
 from homeserver.errors import BadRequest
 from homeserver.runtime.clock import Clock
+from homeserver.web.bodies import BodyRoom
 from homeserver.web.request import WebRequest
 from homeserver.web.response import TAKEN_OVER, HandlerResult
 from homeserver.web.router import Route
@@ -26,7 +27,7 @@ from homeserver.web.takeover import take_over
 from ..auth import token_of
 from .door import StreamDoor
 from .handshake import plain_head, refuse_handshake
-from .session import BINARY, TOO_LARGE, Ending, Opening, Session
+from .session import BINARY, TOO_LARGE, TOO_MANY, Ending, Opening, Session
 from .slimming import SlimProtocol, slim, with_settings
 from .utf8 import Utf8
 from .wire import prepare, untaken_bytes, write_now
@@ -40,6 +41,9 @@ WINDOW_BITS: Final = 12
 MEMORY_LEVEL: Final = 5
 CLOSE_S: Final = 3.0
 MAX_REASON_BYTES: Final = 123
+# LIMIT: unfinished messages of all connections; half of it for those who have shown no token. Short ones do not count.
+MAX_BEGUN_BYTES: Final = 64 * 1024**2
+FREE_BYTES: Final = 4096
 
 _pack_short = struct.Struct("!BBH").pack
 _pack_long = struct.Struct("!BBQ").pack
@@ -111,7 +115,17 @@ class _Silent:
 class StreamProtocol(SlimProtocol):
     """One WebSocket, as the `Connection` of a session."""
 
-    __slots__ = ("_is_gone", "_is_going_on", "_is_paused", "begin", "client_ip", "session", "user_agent")
+    __slots__ = (
+        "_begun_bytes",
+        "_counted_bytes",
+        "_is_going_on",
+        "_is_gone",
+        "_is_paused",
+        "begin",
+        "client_ip",
+        "session",
+        "user_agent",
+    )
 
     # What clients do wrong is told to them; Autobahn's own log would cost more than what it tells of.
     log = _Silent()
@@ -132,6 +146,9 @@ class StreamProtocol(SlimProtocol):
         self._is_paused = False
         self._is_going_on = False
         self._is_gone = False
+        # Of a message that has begun: what is here, and what of it is counted in the room for unfinished messages.
+        self._begun_bytes = 0
+        self._counted_bytes = 0
 
     # -- from Autobahn -----------------------------------------------------------------------------------------------
 
@@ -191,6 +208,30 @@ class StreamProtocol(SlimProtocol):
         if self.session is not None:
             self.session.begun()
 
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Keep a part of a message, if there is room."""
+        super().onMessageFrameData(payload)
+        begun_bytes = self._begun_bytes = self._begun_bytes + len(payload)
+        if begun_bytes <= FREE_BYTES:
+            return
+        session, room = self.session, self.factory.room
+        if session is not None and not room.has_memory(
+            begun_bytes - self._counted_bytes, session.requester is not None
+        ):
+            session.end(Ending(TOO_MANY, "M_LIMIT_EXCEEDED", "The server has too many unfinished messages at once"))
+        else:
+            room.memory_bytes += begun_bytes - self._counted_bytes
+            self._counted_bytes = begun_bytes
+
+    def onMessageEnd(self) -> None:
+        """Note that no message is unfinished, and take it."""
+        self._forget_begun()
+        super().onMessageEnd()
+
+    def _forget_begun(self) -> None:
+        self.factory.room.memory_bytes -= self._counted_bytes
+        self._begun_bytes = self._counted_bytes = 0
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Give the session a message."""
         session = self.session
@@ -231,6 +272,7 @@ class StreamProtocol(SlimProtocol):
     def connectionLost(self, reason: Any = None) -> None:
         """Tell the session."""
         self._is_gone = True
+        self._forget_begun()
         super().connectionLost(reason)
         session, self.session = self.session, None
         if session is not None:
@@ -334,6 +376,7 @@ class StreamFactory(WebSocketServerFactory):
             autoPingInterval=0,
             perMessageCompressionAccept=_accept_deflate(max_message_bytes) if compression else _accept_nothing,
         )
+        self.room = BodyRoom(MAX_BEGUN_BYTES, 0)
         self._kind: Any = with_settings(StreamProtocol, self)
 
     def make(self) -> StreamProtocol:

@@ -220,6 +220,23 @@ def test_frames_that_never_end_keep_nobody_waiting(mallory: Actor, pile: Keep, w
     witness.check()
 
 
+def test_large_messages_that_never_end_do_not_fill_the_memory(
+    mallory: Actor, running: RunningServer, pile: Keep, witness: Witness
+) -> None:
+    """Of somebody who need not even have an account: 500 times nearly the largest message."""
+    wires: list[Wire] = [pile(dial(mallory.url)) for _ in range(500)]
+    before = resident_bytes(running)
+    part = frame(TEXT, b'{"id":1,"method":"auth"'.ljust(250_000), final=False, mask=b"\0\0\0\0")
+    for wire in wires:
+        wire.send(part)
+    witness.check()
+    assert resident_bytes(running) - before < 2 * MARGIN_BYTES
+    assert 4429 == wires[-1].close_frame().code
+    with dial(mallory.url, token=mallory.token) as known:
+        known.text(b'{"id":1,"method":"ping"}'.ljust(250_000))
+        assert {"id": 1, "result": {}} == known.answer(1)
+
+
 def test_five_hundred_that_come_and_go_leave_nothing(mallory: Actor, running: RunningServer) -> None:
     since = mallory.sync()["next_batch"]
     for number in range(500):
