@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer
@@ -29,7 +30,7 @@ from homeserver.web.response import encode_json
 
 from .line_splitter import LineSplitter, LineTooLong
 from .session import TOO_LARGE, TOO_MANY, Ending
-from .wire import is_encrypted, prepare, untaken_bytes, write_now
+from .wire import TurnWrites, is_encrypted, prepare, untaken_bytes, write_now
 
 if TYPE_CHECKING:
     from .door import StreamDoor
@@ -99,7 +100,7 @@ class LinesConnection:
     def send(self, message: bytes) -> None:
         """Send one message."""
         if self._transport is not None and not self._is_closing:
-            write_now(self._transport, message + b"\n")
+            self._factory.writes.write(self._transport, message + b"\n")
 
     def ping(self) -> None:
         """Ask for a sign of life."""
@@ -127,6 +128,7 @@ class LinesConnection:
         if not self._is_reading:
             # To see the peer's end of it.
             transport.resumeProducing()
+        self._factory.writes.flush(transport)
         write_now(transport, _last_line(ending))
         if is_encrypted(transport):
             transport.loseConnection()
@@ -187,6 +189,7 @@ class LinesConnection:
     def connectionLost(self, reason: Failure) -> None:
         """Forget the connection."""
         self._is_closing = True
+        self._factory.writes.forget(self._transport)
         self._transport = None
         self._factory.is_closed(self)
         self._count(0)
@@ -324,6 +327,7 @@ class LinesFactory(ServerFactory):
         # What closing connections have instead of a splitter of their own.
         self.no_splitter = LineSplitter(0)
         self._clock = clock
+        self.writes = TurnWrites(partial(self.later, 0))
         # Each with when its time is up, the earliest first.
         self._closing: dict[LinesConnection, float] = {}
         self._sweeping: Scheduled | None = None

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from autobahn.twisted.websocket import WebSocketServerFactory
+from autobahn.wamp.types import TransportDetails
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 
 from homeserver.errors import BadRequest
@@ -30,7 +32,7 @@ from .handshake import plain_head, refuse_handshake
 from .session import BINARY, TOO_LARGE, TOO_MANY, Ending, Opening, Session
 from .slimming import SlimProtocol, slim, with_settings
 from .utf8 import Utf8
-from .wire import prepare, untaken_bytes, write_now
+from .wire import TurnWrites, prepare, untaken_bytes, write_now
 
 SUBPROTOCOL: Final = "m.json"
 PATH: Final = "/_matrix/client/unstable/stream"
@@ -48,6 +50,7 @@ FREE_BYTES: Final = 4096
 _pack_short = struct.Struct("!BBH").pack
 _pack_long = struct.Struct("!BBQ").pack
 _TEXT: Final = 0x81
+_DETAILS: Final = TransportDetails()
 _FIRST_CONTROL: Final = 8
 
 
@@ -149,6 +152,12 @@ class StreamProtocol(SlimProtocol):
         # Of a message that has begun: what is here, and what of it is counted in the room for unfinished messages.
         self._begun_bytes = 0
         self._counted_bytes = 0
+
+    def connectionMade(self) -> None:
+        """Begin, without finding out about the transport: nobody asks, and only pyOpenSSL's TLS could say."""
+        self._transport_details = _DETAILS
+        self.peer = self.client_ip
+        self._connectionMade()
 
     # -- from Autobahn -----------------------------------------------------------------------------------------------
 
@@ -273,6 +282,7 @@ class StreamProtocol(SlimProtocol):
         """Tell the session."""
         self._is_gone = True
         self._forget_begun()
+        self.factory.writes.forget(self.transport)
         super().connectionLost(reason)
         session, self.session = self.session, None
         if session is not None:
@@ -303,14 +313,15 @@ class StreamProtocol(SlimProtocol):
         if self._perMessageCompress is not None and length >= MIN_COMPRESSED_BYTES:
             self.sendMessage(message)  # type: ignore[no-untyped-call]
         elif length < 126:
-            write_now(self.transport, bytes((_TEXT, length)) + message)
+            self.factory.writes.write(self.transport, bytes((_TEXT, length)) + message)
         elif length < 65_536:
-            write_now(self.transport, _pack_short(_TEXT, 126, length) + message)
+            self.factory.writes.write(self.transport, _pack_short(_TEXT, 126, length) + message)
         else:
-            write_now(self.transport, _pack_long(_TEXT, 127, length) + message)
+            self.factory.writes.write(self.transport, _pack_long(_TEXT, 127, length) + message)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write what Autobahn has made: without the texts that it would make for its log."""
+        self.factory.writes.flush(self.transport)
         write_now(self.transport, data)
 
     def ping(self) -> None:
@@ -377,6 +388,7 @@ class StreamFactory(WebSocketServerFactory):
             perMessageCompressionAccept=_accept_deflate(max_message_bytes) if compression else _accept_nothing,
         )
         self.room = BodyRoom(MAX_BEGUN_BYTES, 0)
+        self.writes = TurnWrites(partial(reactor.callLater, 0))
         self._kind: Any = with_settings(StreamProtocol, self)
 
     def make(self) -> StreamProtocol:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.tcp import Server as TCPServer
@@ -67,6 +68,47 @@ def write_now(transport: Any, data: bytes) -> None:
         _write_tls(transport, data)
     else:
         transport.write(data)
+
+
+class TurnWrites:
+    """What is written to many connections in one turn of the reactor: one piece for each, in the next turn.
+
+    An answer and the update that it has caused, or the answers to a row of requests, are one call of the system then.
+    """
+
+    __slots__ = ("_is_due", "_later", "_pieces")
+
+    def __init__(self, later: Callable[[Callable[[], object]], object]) -> None:
+        """`later(work)` calls `work()` in another turn of the reactor."""
+        self._later = later
+        self._pieces: dict[Any, list[bytes]] = {}
+        self._is_due = False
+
+    def write(self, transport: Any, data: bytes) -> None:
+        """Write after all that was written before."""
+        pieces = self._pieces.get(transport)
+        if pieces is not None:
+            pieces.append(data)
+            return
+        self._pieces[transport] = [data]
+        if not self._is_due:
+            self._is_due = True
+            self._later(self._flush_all)
+
+    def flush(self, transport: Any) -> None:
+        """Hand on what waits for one connection, for who has something to write at once."""
+        pieces = self._pieces.pop(transport, None)
+        if pieces is not None:
+            write_now(transport, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def forget(self, transport: Any) -> None:
+        """Drop what waits for a connection that is gone."""
+        self._pieces.pop(transport, None)
+
+    def _flush_all(self) -> None:
+        self._is_due = False
+        for transport in tuple(self._pieces):
+            self.flush(transport)
 
 
 def untaken_bytes(transport: Any) -> int | None:

@@ -285,9 +285,12 @@ def test_who_has_waited_may_still_find_no_room(factory: LinesFactory, door: Play
 # -- what goes out, and the end --------------------------------------------------------------------------------------
 
 
-def test_each_message_is_a_line(line: Line) -> None:
+def test_each_message_is_a_line(line: Line, clock: ManualClock) -> None:
     line.connection.send(b'{"next_batch":"s1"}')
     line.connection.ping()
+    # What is said in one turn of the reactor goes out together.
+    assert [] == line.sent
+    clock.advance(0)
     assert [{"next_batch": "s1"}, {"method": "ping"}] == line.sent
     assert not line.connection.has_pings
 
