@@ -139,9 +139,9 @@ class UserFeed:
     ruleset: Any = None
     # How often what `unread` is made of (receipts, push rules) has changed: for whoever reads it meanwhile.
     unread_changes: int = 0
-    # Kept by feed.streams.device_lists: user ID -> (position, whether that one left a room), in order of position;
-    # all changes over `devices_floor` are there.
-    devices: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    # Kept by feed.streams.device_lists: user ID -> (position, whether that one left a room, position of the last change
+    # that was no leaving), in order of position; all changes over `devices_floor` are there.
+    devices: dict[str, tuple[int, bool, int]] = field(default_factory=dict)
     devices_floor: int = 0
 
     def joined(self) -> list[UserRoom]:
@@ -499,7 +499,10 @@ class Feed:
             for woken in waiting:
                 _fire(woken, True)
             for follower in user.followers:
-                follower.wake()
+                try:
+                    follower.wake()
+                except Exception:  # one that fails must not keep the others asleep
+                    logger.exception("A follower of %s failed", user.user_id)
         if self._queue:
             self._clock.call_later(0, self._drain)
         else:

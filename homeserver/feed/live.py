@@ -18,17 +18,14 @@ from __future__ import annotations
 from typing import Final
 from weakref import WeakValueDictionary
 
-from sqlalchemy import func, select
-
 from homeserver.model.filters import Filter
 from homeserver.model.ids import UserID
 from homeserver.runtime.lanes import Lanes
 from storage.store import Store
-from storage.tables.rooms import membership_changes
-from storage.transaction import Transaction, chunks
 
 from .device_sections import DeviceSections
 from .feed import Feed, UserFeed, UserRoom
+from .moves import load_memberships_at
 from .streams.to_device import NOTHING, Told
 from .sync import Sync, SyncRequest
 
@@ -110,8 +107,17 @@ class LiveUpdates:
         position = place.position
         if position is None or user.last_change > position or position < user.floor:
             return True
-        # Not a place in this stream: `next` finds one.
-        return position > self._feed.watermark
+        if position > self._feed.watermark:
+            # Not a place in this stream: `next` finds one.
+            return True
+        # At the beginning, and after an acknowledgement that was waited for: the inbox may have something from before.
+        return self._has_device(place) and place._inbox_upto is None and not place._is_waiting
+
+    def has_other_counts(self, place: Place) -> bool:
+        """Tell whether the device's keys may have become fewer since they were told of; that wakes nobody."""
+        if self._devices is None or place.device_nid is None:
+            return False
+        return self._devices.known_counts(place.device_nid) != place._counts
 
     async def next(self, place: Place) -> bytes | None:
         """Return the next update, and move the place behind it; None if there is nothing to tell.
@@ -119,6 +125,8 @@ class LiveUpdates:
         One at a time for each place.
         """
         while True:
+            # An acknowledgement may come at any time.
+            is_waiting = place._is_waiting
             told, is_whole = await self._told(place)
             user = self._feed.find_user(place.user_id)
             if user is None:
@@ -128,9 +136,11 @@ class LiveUpdates:
             watermark = self._feed.watermark
             if place.position is not None and place.position > watermark:
                 # A token from a stream that ran further than this one (a restored backup): go on from here.
-                place.position = watermark
-            body, upto = await self._make(place, user, told, watermark if is_whole else told.positions[-1])
+                place.position, place._acknowledged = watermark, None
+            body, upto, told_here = await self._make(place, user, told, watermark if is_whole else told.positions[-1])
             place.position = upto
+            if self._has_device(place) and not is_waiting:
+                self._note_told(place, told, told_here, upto)
             if body is not None or (upto == watermark and is_whole):
                 return body
 
@@ -176,8 +186,11 @@ class LiveUpdates:
         self._inboxes[device_nid] = place
         return True
 
-    async def _make(self, place: Place, user: UserFeed, told: Told, upto: int) -> tuple[bytes | None, int]:
-        """Return an update that ends at `upto` or before, None if it would be empty, and where it ends."""
+    def _has_device(self, place: Place) -> bool:
+        return self._devices is not None and place.device_nid is not None
+
+    async def _make(self, place: Place, user: UserFeed, told: Told, upto: int) -> tuple[bytes | None, int, Told]:
+        """Return an update that ends at `upto` or before, None if it would be empty, where it ends, what it told."""
         is_first = place.position is None
         request = SyncRequest(
             user_id=place.user_id,
@@ -197,15 +210,10 @@ class LiveUpdates:
             upto = built.cut
             told_here = told.upto(upto)
             built = await self._sync.build(request, user, upto, told_here, await self._rooms_at(user, upto))
-        counts = b""
-        if self._devices is not None and place.device_nid is not None:
-            counts = await self._devices.counts(place.device_nid)
-            if not place._is_waiting:
-                self._note_told(place, told, told_here, upto)
-        if built.is_empty and not is_first and counts == place._counts:
-            return None, upto
-        place._counts = counts
-        return built.body, upto
+        if built.is_empty and not is_first and built.counts == place._counts:
+            return None, upto, told_here
+        place._counts = built.counts
+        return built.body, upto, told_here
 
     def _note_told(self, place: Place, told: Told, told_here: Told, upto: int) -> None:
         if told.mark is None:
@@ -229,25 +237,3 @@ class LiveUpdates:
                 membership, event_nid, since = earlier
                 result.append(UserRoom(room.room_id, room.room_nid, membership, event_nid, since))
         return result
-
-
-def load_memberships_at(
-    tx: Transaction, user_nid: int, room_nids: list[int], upto: int
-) -> dict[int, tuple[str, int, int]]:
-    """Return (membership, event, since) of a local user in rooms as of a position, by room; never there: missing."""
-    changes = membership_changes.c
-    found: dict[int, tuple[str, int, int]] = {}
-    for part in chunks(room_nids):
-        latest = (
-            select(changes.room_nid, func.max(changes.position).label("position"))
-            .where(changes.user_nid == user_nid, changes.room_nid.in_(part), changes.position <= upto)
-            .group_by(changes.room_nid)
-            .subquery()
-        )
-        query = (
-            select(changes.room_nid, changes.membership, changes.event_nid, changes.position)
-            .join(latest, latest.c.position == changes.position)
-            .where(changes.user_nid == user_nid)
-        )
-        found.update((row[0], (row[1], row[2], row[3])) for row in tx.all(query))
-    return found

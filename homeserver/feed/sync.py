@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import orjson
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from homeserver.model.event_json import dump_shown
 from homeserver.model.filters import EventFilter, Filter, RoomEventFilter
@@ -33,6 +33,7 @@ from storage.transaction import Transaction, chunks
 from .client_event import client_dict, render, render_stripped, render_told
 from .device_sections import DeviceSections
 from .feed import Feed, UserFeed, UserRoom
+from .moves import load_first_moves
 from .streams.protocol import RoomStream, StreamItem, UserStream
 from .streams.to_device import NOTHING, Told
 from .summary import MemberFacts, member_facts
@@ -114,6 +115,8 @@ class _Room:
     is_sieved: bool = True
     # The state after all of the timeline's time, where that is known.
     state_group: int | None = None
+    # Where a response has to end that is to leave nothing out: the timeline begins behind events that are shown.
+    shown_upto: int | None = None
     # Whether ends of the room's graph met in that time: then the state changes by more than the events say.
     is_forked: bool = False
     state: list[StoredEvent] | None = None
@@ -122,11 +125,15 @@ class _Room:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A response that is put together; `cut` is where an unbroken one has to end instead, then there is no body."""
+    """A response that is put together; `cut` is where an unbroken one has to end instead, then there is no body.
+
+    `counts` are the members in it that every response to the device has.
+    """
 
     body: bytes
     is_empty: bool
     cut: int | None = None
+    counts: bytes = b""
 
 
 class SentMembers:
@@ -214,10 +221,13 @@ class Sync:
         sections: list[bytes] = []
         is_empty = True
         devices = self._streams.devices
+        counts = b""
         if since is None or request.full_state or user.last_change > since or since < user.floor:
             # Before anything is waited for: the memberships are those at `upto`.
             if places is None:
                 places = self._changed_places(request, user, since)
+            elif since is not None and since >= user.floor:
+                places = [place for place in places if user.changed.get(place.room_id, 0) > since]
             if since is not None and not request.full_state and since < user.floor:
                 joined_nids = [place.room_nid for place in places if place.membership == "join"]
                 nids = await self._store.database.read(
@@ -272,7 +282,7 @@ class Sync:
             if counts:
                 sections.append(counts)
         head = b'{"next_batch":"%s"' % str(StreamToken(upto)).encode()
-        return Built(b",".join([head, *sections]) + b"}", is_empty)
+        return Built(b",".join([head, *sections]) + b"}", is_empty, counts=counts)
 
     async def _first_move(self, user: UserFeed, places: Sequence[UserRoom], since: int) -> int | None:
         """Return where the user first came into or left a room in which that has changed again since, else None."""
@@ -296,7 +306,7 @@ class Sync:
                     cut = min(cut, place.since)
                 continue
             end = await self._timeline.unbroken_end(place.room_id, place.room_nid, room.after, room.upto, limit)
-            cut = min(cut, end)
+            cut = min(cut, end if room.shown_upto is None else min(end, room.shown_upto))
         return cut if cut < upto else None
 
     def _changed_places(self, request: SyncRequest, user: UserFeed, since: int | None) -> list[UserRoom]:
@@ -463,10 +473,12 @@ class Sync:
             # What the user may not see may have changed the state: the timeline begins behind it.
             room.is_sieved = True
             shown = {each.stored.nid for each in seen}
-            hidden = max(
-                (stored.position or 0 for stored in events if stored.key_nid and stored.nid not in shown), default=0
-            )
-            kept = [each for each in seen if (each.stored.position or 0) > hidden]
+            hidden = [stored.position or 0 for stored in events if stored.key_nid and stored.nid not in shown]
+            kept = [each for each in seen if (each.stored.position or 0) > max(hidden, default=0)]
+            if len(kept) < len(seen):
+                positions = [each.stored.position or 0 for each in seen]
+                first = min(position for position in hidden if position > positions[0])
+                room.shown_upto = max(position for position in positions if position < first)
             room.is_limited = room.is_limited or len(kept) < len(seen)
             seen = kept
         room.events = seen
@@ -477,7 +489,9 @@ class Sync:
         wanted_summary = [
             room
             for room in rooms
-            if not room.is_left and (room.after is None or request.full_state or self._has_other_summary(room))
+            if not room.is_left
+            and (room.after is None or request.full_state or self._has_other_summary(room))
+            and _is_there(user, room.place)
         ]
         facts = await member_facts(self._store, self._feed, [room.place for room in wanted_summary])
         heroes: dict[int, tuple[UserID, ...]] = {}
@@ -693,6 +707,12 @@ class Sync:
         return result
 
 
+def _is_there(user: UserFeed, place: UserRoom) -> bool:
+    """Tell whether a user is still in a room that is told as it was: its members of now are no business of others."""
+    now = user.rooms.get(place.room_id)
+    return now is not None and now.membership == "join"
+
+
 def _empty(upto: int, counts: bytes) -> bytes:
     """Return the response that tells of nothing; `counts` are the members that every response has."""
     return b'{"next_batch":"%s"%s}' % (str(StreamToken(upto)).encode(), b"," + counts if counts else b"")
@@ -748,17 +768,6 @@ def _summary(facts: MemberFacts, heroes: Sequence[UserID]) -> bytes:
     if not facts.has_name:
         summary["m.heroes"] = list(heroes)
     return orjson.dumps(summary)
-
-
-def load_first_moves(tx: Transaction, user_nid: int, room_nids: Sequence[int], since: int) -> dict[int, int]:
-    """Return the position, by room, at which a user first came in or left after `since`; invites do not count."""
-    changes = membership_changes.c
-    query = (
-        select(changes.room_nid, func.min(changes.position))
-        .where(changes.user_nid == user_nid, changes.position > since, changes.membership.in_(("join", "leave", "ban")))
-        .group_by(changes.room_nid)
-    )
-    return {row[0]: row[1] for part in chunks(room_nids) for row in tx.all(query.where(changes.room_nid.in_(part)))}
 
 
 def load_changed_rooms(tx: Transaction, user_nid: int, joined_nids: Sequence[int], since: int) -> set[int]:

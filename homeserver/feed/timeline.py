@@ -100,7 +100,8 @@ class Timeline:
             gap = await self._newest_gap(room_id, room_nid, after, end)
             if gap is None or gap <= positions[0]:
                 return end
-            end = gap - 1
+            # At an event: what fills the gap later comes behind it, and is told then.
+            end = max(position for position in positions if position < gap)
 
     async def page(
         self, room_nid: int, *, start: int, limit: int, backwards: bool, stop: int | None = None

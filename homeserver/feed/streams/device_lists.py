@@ -90,11 +90,14 @@ class DeviceListsStream:
             return await self._from_database(user, after)
         changed: list[str] = []
         gone: list[str] = []
-        for user_id, (position, is_leave) in reversed(user.devices.items()):
+        for user_id, (position, is_leave, changed_at) in reversed(user.devices.items()):
             if position <= after:
                 break
-            if position <= upto:
-                (gone if is_leave else changed).append(user_id)
+            if is_leave and position <= upto:
+                gone.append(user_id)
+            # Who left a room after a change may share another one.
+            if after < changed_at <= upto:
+                changed.append(user_id)
         joined, left = _own_moves(user, after)
         if not gone and not joined and not left:
             return ListChanges(tuple(changed)) if changed else NO_CHANGES
@@ -117,8 +120,9 @@ class DeviceListsStream:
 
 def _note(user: UserFeed, user_id: str, position: int, *, is_leave: bool) -> None:
     devices = user.devices
-    devices.pop(user_id, None)
-    devices[user_id] = (position, is_leave)
+    before = devices.pop(user_id, None)
+    changed_at = position if not is_leave else before[2] if before is not None else 0
+    devices[user_id] = (position, is_leave, changed_at)
     if len(devices) > MAX_CHANGES:
         user.devices_floor = devices.pop(next(iter(devices)))[0]
 

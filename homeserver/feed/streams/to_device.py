@@ -111,7 +111,7 @@ class ToDeviceStream:
                 return Told(inbox.messages, inbox.positions, await self._mark(device_nid, acknowledges))
             if self._published == published and not inbox.messages and self._newest.get(device_nid, 0) <= upto:
                 self._newest[device_nid] = 0
-            if self._newest.get(device_nid, 0) <= upto:
+            if not self._may_have_come(device_nid, upto):
                 return Told(inbox.messages, inbox.positions) if inbox.messages else NOTHING
 
     async def between(self, device_nid: int, after: int) -> tuple[Told, bool]:
@@ -135,7 +135,7 @@ class ToDeviceStream:
             if self._published == published and is_whole and self._newest.get(device_nid) == 1:
                 # Not 0: what is told is not acknowledged yet.
                 self._newest[device_nid] = max(2, after, found[-1].position if found else 0)
-            if not is_whole or self._newest.get(device_nid, 0) <= upto:
+            if not is_whole or not self._may_have_come(device_nid, upto):
                 told = Told(tuple(each.content for each in chosen), tuple(each.position for each in chosen))
                 return (told if chosen else NOTHING), is_whole
 
@@ -151,6 +151,11 @@ class ToDeviceStream:
         if self._published == published and 1 < self._newest.get(device_nid, 0) <= position:
             self._newest[device_nid] = 0 if mark is None else 1
 
+    def _may_have_come(self, device_nid: int, upto: int) -> bool:
+        # Of who is not known any more, nothing was noted either.
+        newest = self._newest.get(device_nid)
+        return newest is None or newest > upto
+
     async def _look(self, device_nid: int) -> int:
         published = self._published
         count = (await self._store.database.read(lambda tx: storage.count_waiting(tx, [device_nid]))).get(device_nid)
@@ -159,6 +164,8 @@ class ToDeviceStream:
         else:
             # Something waits, at a position that is not known: at any.
             newest = 1
+        # Another look may have come to its end before this one, and a message after that.
+        newest = max(newest, self._newest.pop(device_nid, 0))
         while len(self._newest) >= MAX_DEVICES:
             del self._newest[next(iter(self._newest))]
         self._newest[device_nid] = newest
