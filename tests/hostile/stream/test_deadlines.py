@@ -19,6 +19,7 @@ from tests.support.stream_wire import (
     PATH,
     PING,
     TEXT,
+    Closed,
     Refused,
     Wire,
     close_payload,
@@ -32,8 +33,9 @@ from tests.support.stream_wire import (
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_unharmed")]
 
 Keep = Callable[[Any], Any]
-# A deadline of one second is found to have passed within the time of a sweep over all sessions.
-SWEEP_S = 5.0
+# A deadline of one second is found to have passed within the time of a sweep over all sessions, which is four; the rest
+# is for a machine that has other things to do.
+SWEEP_S = 15.0
 ELSEWHERE = "127.0.0.7"
 
 
@@ -55,6 +57,22 @@ def assert_too_slow(wire: Wire) -> None:
     assert time.monotonic() - began < 1 + SWEEP_S
 
 
+def assert_leaves(wire: Wire, dripping: bytes) -> None:
+    """Fail unless the server closes while frames and pings drip."""
+    deadline = time.monotonic() + 1 + SWEEP_S
+    while time.monotonic() < deadline:
+        try:
+            wire.send(dripping)
+            wire.read_pong(0.5)
+            time.sleep(0.05)
+        except TimeoutError:
+            continue
+        except (Closed, ConnectionError) as closed:
+            assert 4408 == getattr(closed, "code", 4408), closed
+            return
+    pytest.fail("still open")
+
+
 def test_who_never_says_who_it_is_has_to_go(strict: RunningServer) -> None:
     with dial(strict.url) as wire:
         assert_too_slow(wire)
@@ -62,16 +80,7 @@ def test_who_never_says_who_it_is_has_to_go(strict: RunningServer) -> None:
 
 def test_pings_are_no_authentication(strict: RunningServer) -> None:
     with dial(strict.url) as wire:
-        deadline = time.monotonic() + 1 + SWEEP_S
-        wire.send(frame(PING))
-        while not wire.is_silent(0.2) and time.monotonic() < deadline:
-            try:
-                wire.read_pong(0.2)
-                wire.send(frame(PING))
-            except Exception as closed:
-                assert getattr(closed, "code", None) == 4408, closed
-                return
-        pytest.fail("still open")
+        assert_leaves(wire, frame(PING))
 
 
 def test_half_an_auth_is_none(strict: RunningServer) -> None:
@@ -92,19 +101,10 @@ def test_a_frame_that_is_not_ended_is_too_slow(stream: Wire) -> None:
     assert_too_slow(stream)
 
 
-@pytest.mark.parametrize("piece", [frame(CONTINUATION, b" ", final=False), frame(CONTINUATION, b"", final=False)])
+@pytest.mark.parametrize("piece", [b" ", b""], ids=["blanks", "nothing"])
 def test_fragments_that_drip_without_end_are_too_slow(stream: Wire, piece: bytes) -> None:
     stream.send(frame(TEXT, b"{", final=False))
-    deadline = time.monotonic() + 1 + SWEEP_S
-    try:
-        while time.monotonic() < deadline:
-            stream.send(piece + frame(PING))
-            stream.read_pong(0.5)
-            time.sleep(0.05)
-    except Exception as closed:
-        assert getattr(closed, "code", None) == 4408, closed
-        return
-    pytest.fail("still open")
+    assert_leaves(stream, frame(CONTINUATION, piece, final=False) + frame(PING))
 
 
 def test_a_head_of_a_frame_that_is_not_ended_is_no_sign_of_life(stream: Wire) -> None:
