@@ -357,7 +357,7 @@ class StreamClient:
     def _auth(self) -> Mapping[str, Any]:
         return _given(
             access_token=self._token,
-            since=self._inbox.reached,
+            since=self._inbox.rewind(),
             filter=self._filter,
             set_presence=self._set_presence,
             use_state_after=self._use_state_after or None,

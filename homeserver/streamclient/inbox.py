@@ -67,6 +67,24 @@ class Inbox:
         self.reached = update["next_batch"]
         self._wake()
 
+    def rewind(self) -> str | None:
+        """Return where a new connection begins, and forget what it will bring again.
+
+        By coming with a token we acknowledge the messages to the device up to it, and the server deletes them. So what
+        has any, and was not handed out yet, has to come again: this program may end before it has seen them.
+        """
+        reached = self._handed_out["next_batch"] if self._handed_out is not None else self.since
+        kept = 0
+        for update, _ in self._held:
+            if update.get("to_device"):
+                break
+            reached = update["next_batch"]
+            kept += 1
+        while len(self._held) > kept:
+            self._held_bytes -= self._held.pop()[1]
+        self.reached = reached
+        return reached
+
     def mend(self) -> None:
         """Take updates in again, from `reached` on."""
         self.is_cut = False
