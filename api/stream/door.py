@@ -118,6 +118,8 @@ class StreamDoor:
         self._full_at = 0.0
         self._sweeping: Scheduled | None = None
         self._is_stopped = False
+        # The newest look at the rights of each session of which that is under way.
+        self._checks: dict[Session, object] = {}
         self._all_gone: Deferred[None] | None = None
         sessions.when_forgotten(self._rights_changed)
 
@@ -155,6 +157,9 @@ class StreamDoor:
         self._by_address[connection.client_ip] += 1
         if self._sweeping is None and not self._is_stopped:
             self._sweeping = self._clock.call_later(_SWEEP_S, self._sweep)
+        if self._is_stopped:
+            # It was being let in at that moment.
+            self.later(lambda: session.end(Ending(GOING_AWAY, None, "The server stops")))
         return session
 
     def authenticate(
@@ -176,6 +181,7 @@ class StreamDoor:
                 raise InvalidParam("A connection stays with its user and device")
             else:
                 session.requester = requester
+                self._check_unless_current(session, requester)
             return requester
 
         drive(work(), done, failed)
@@ -220,6 +226,7 @@ class StreamDoor:
         session.open(requester, place, opening.set_presence, user)
         self._sessions.note_seen(requester, session.client_ip, session.user_agent)
         self.present(session)
+        self._check_unless_current(session, requester)
 
     def leave(self, session: Session, user: UserFeed | None) -> None:
         """Forget a session whose connection is gone."""
@@ -303,6 +310,10 @@ class StreamDoor:
         """Tell whether there may be something to tell."""
         return self._live.has_news(place, user)
 
+    def has_other_counts(self, place: Place) -> bool:
+        """Tell whether a device's keys may have become fewer."""
+        return self._live.has_other_counts(place)
+
     def next_update(
         self,
         session: Session,
@@ -341,6 +352,11 @@ class StreamDoor:
         for session in tuple(self._by_user.get(user_nid, ())):
             self.check(session)
 
+    def _check_unless_current(self, session: Session, requester: Requester) -> None:
+        # Changes of before it was known here were not told to it.
+        if not self._sessions.is_current(requester):
+            self.check(session)
+
     def check(self, session: Session) -> None:
         """Find out whether a session's token still stands, and for what; close it if not."""
         requester = session.requester
@@ -348,13 +364,18 @@ class StreamDoor:
             return
 
         session.hold()
+        mark = self._checks[session] = object()
 
         def done(renewed: Requester) -> None:
-            if session.requester is requester:
-                session.requester = renewed
+            # Of several at once, the one that began last knows of all changes.
+            if self._checks.get(session) is mark:
+                del self._checks[session]
+                if session.requester is requester:
+                    session.requester = renewed
             session.release()
 
         def failed(error: BaseException) -> None:
+            self._checks.pop(session, None)
             if isinstance(error, MatrixError):
                 session.end(opening_refused(error))
             else:

@@ -453,7 +453,7 @@ class Session:
             self._in_flight -= 1
             self._answer(request_id, b"result", _EMPTY)
             if has_more:
-                self._update()
+                self.wake()
             self._take_waiting()
 
         def failed(error: BaseException) -> None:
@@ -496,10 +496,13 @@ class Session:
     def wake(self) -> None:
         """Send the next update if there is any; called by the feed."""
         place, user = self._place, self._user
-        if place is None or user is None or self._is_updating or self._is_clogged or self._holds or self.is_closed:
+        if place is None or user is None or not self._may_tell():
             return
         if self._door.is_dropped(user) or self._door.has_news(place, user):
             self._update()
+
+    def _may_tell(self) -> bool:
+        return not (self._is_updating or self._is_clogged or self._holds or self.is_closed)
 
     def _update(self) -> None:
         if not self._is_updating and self._place is not None and not self.is_closed:
@@ -556,6 +559,9 @@ class Session:
         if self._message_since and not self._is_paused and now > self._message_since + times.message_s:
             self.end(Ending(TOO_SLOW, "M_UNKNOWN", "A message was begun and not ended in time"))
             return
+        if self._may_tell() and self._door.has_other_counts(self._place):
+            # Nobody is woken when others claim keys.
+            self._update()
         silence = now - self._heard_at
         if silence < times.ping_s:
             return

@@ -148,6 +148,9 @@ class LiveUpdates:
         """Take note that the client has got all updates up to a token's position; True: more may be told at once."""
         if self._devices is None or place.device_nid is None or place.position is None:
             return False
+        if not place._is_waiting and self._inboxes.get(place.device_nid) is not place:
+            # What another connection has been told since is not in the updates of this one.
+            return False
         position = min(position, place.position)
         if position <= (place._acknowledged or 0):
             return False

@@ -148,6 +148,11 @@ class Sessions:
             self._remember(token, requester)
         return requester
 
+    def is_current(self, requester: Requester) -> bool:
+        """Tell whether a requester is for certain what its token stands for now; no I/O."""
+        tokens = self._tokens_of.get(requester.user_nid, ())
+        return any(self._known.get(token) is requester for token in tokens)
+
     async def check_lives(self, requester: Requester) -> None:
         """Raise if the session of somebody who was recognized a while ago is over: UnknownToken, UserLocked.
 

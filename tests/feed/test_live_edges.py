@@ -244,3 +244,39 @@ def senders_known(updates: list[dict[str, Any]], known: set[str]) -> set[str]:
             for event in room["timeline"]["events"]:
                 assert event["sender"] in known
     return known
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_acknowledgement_on_an_older_connection_is_none_of_what_the_newer_one_has_to_tell(
+    rooms: RoomServer,
+) -> None:
+    inbox = Inbox(rooms)
+    bob = await rooms.user("bob", device_nid=77)
+    room = await rooms.room(bob)
+    older, newer = [Follower(inbox.live, place_of(bob, rooms.feed.watermark)) for _ in range(2)]
+    await older.read()
+    await newer.read()
+    await inbox.put(bob, 1)
+    await rooms.say(room, bob)
+    await older.read()
+    assert older.messages == [] and older.token is not None
+    await inbox.live.acknowledge(older.place, older.token)
+    await newer.read()
+    assert newer.messages == [0]
+    assert await inbox.waiting(bob) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_that_others_claim_are_told_at_the_next_look(rooms: RoomServer) -> None:
+    inbox = Inbox(rooms)
+    bob = await rooms.user("bob", device_nid=77)
+    place = place_of(bob, rooms.feed.watermark)
+    assert await inbox.live.next(place) is not None
+    assert not inbox.live.has_other_counts(place)
+    sections = inbox.live._devices
+    assert sections is not None
+    sections._key_counts.forget([77])
+    assert inbox.live.has_other_counts(place)
+    # They were the same after all.
+    assert await inbox.live.next(place) is None
+    assert not inbox.live.has_other_counts(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from api.stream.door import StreamDoor
-from api.stream.session import MAX_IN_TURN, Ending, Session
+from api.stream.session import MAX_IN_TURN, Ending, Opening, Session
 from homeserver.app import Homeserver
 from homeserver.config import Config
 from homeserver.errors import LimitExceeded
 from homeserver.model.ids import UserID
-from homeserver.users.sessions import Login
+from homeserver.users.sessions import Login, Requester
 from homeserver.web.request import Headers, WebRequest
 
 SERVER = "stream.example"
@@ -420,3 +421,67 @@ async def test_who_is_connected_is_online_and_says_otherwise_by_sync(world: Worl
     wire.say("sync", "away", set_presence="unavailable")
     await until(lambda: "away" in wire.answers)
     assert (await world.call(token, "GET", path))["presence"] == "unavailable"
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_logged_out_while_a_stream_is_opened_is_not_let_in(world: World) -> None:
+    login = await world.log_in("alice")
+    requester = await world.door.requester_for(login.tokens.access_token)
+    opening = Opening(None, None, None, None)
+    place, user = await world.door.prepare(requester, opening)
+    await world.call(login.tokens.access_token, "POST", "/logout")
+    wire = world.begin()
+    assert wire.session is not None
+    world.door.open_prepared(wire.session, requester, opening, place, user)
+    wire.session.wake()
+    await until(lambda: wire.ending)
+    assert wire.ending is not None and (wire.ending.code, wire.ending.errcode) == (4401, "M_UNKNOWN_TOKEN")
+    assert wire.sent == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_several_looks_at_the_rights_the_newest_counts(world: World) -> None:
+    login = await world.log_in("alice")
+    wire = await world.connect(login)
+    session = wire.session
+    assert session is not None and session.requester is not None
+    sessions, requester = world.parts.users.sessions, session.requester
+    answers: list[Deferred[Requester]] = []
+
+    async def renewed(_: Requester) -> Requester:
+        answers.append(Deferred())
+        return await answers[-1]
+
+    sessions.renewed = renewed  # type: ignore[method-assign]
+    world.door.check(session)
+    world.door.check(session)
+    for answer, is_suspended in zip(answers, (False, True), strict=True):
+        answer.callback(replace(requester, is_suspended=is_suspended))
+    assert session.requester.is_suspended
+    assert not world.door._checks
+    wire.say("ping", "still")
+    assert "still" in wire.answers
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_inbox_goes_on_after_the_connection_was_lost(world: World) -> None:
+    alice, bob = await world.log_in("alice"), await world.log_in("bob")
+    first = await world.connect(alice)
+    await until(lambda: len(first.sent) == 2)
+    since = first.sent[-1]["next_batch"]
+    assert first.session is not None
+    first.session.lost()
+    for number in range(120):
+        messages = {f"@alice:{SERVER}": {alice.device_id: {"n": number}}}
+        path = f"/sendToDevice/m.test/{number}"
+        await world.call(bob.tokens.access_token, "PUT", path, {"messages": messages})
+    second = await world.connect(alice, since=since)
+    await until(lambda: "to_device" in second.sent[-1])
+    told = second.sent[-1]
+    assert len(told["to_device"]["events"]) == 100 and second.session is not None
+    second.session.lost()
+    # Nothing happens any more, and the rest comes all the same.
+    third = await world.connect(alice, since=told["next_batch"])
+    await until(lambda: "to_device" in third.sent[-1])
+    events = [*told["to_device"]["events"], *third.sent[-1]["to_device"]["events"]]
+    assert [event["content"]["n"] for event in events] == list(range(120))
