@@ -1,10 +1,11 @@
 """Messages a second, and the CPU time of the server for each: over HTTP, WebSocket and lines, side by side.
 
-    python tools/bench_sends.py URL SECRET PID [--lines PORT] [--users 40] [--seconds 8]
+    python tools/bench_sends.py URL SECRET PID [--lines PORT] [--users 40] [--seconds 8] [--depth 16]
 
-Each user has a private room and one connection, and sends the next message when the last one is answered, so all that
-differs is the way. On the stream the filter leaves messages out, as nobody listens over HTTP either; `ws+updates` is
-with them. Starts nothing: the server is one with raised rate limits, as `tools/bench.sh` makes.
+Each user has a private room and one connection. Over HTTP, where a connection has one request at a time, the next
+message goes when the last one is answered; on the stream as many are on the way as `--depth` says, 1 and that. There
+the filter leaves messages out, as nobody listens over HTTP either; `ws+updates` is with them. Starts nothing: the
+server is one with raised rate limits, as `tools/bench.sh` makes.
 """
 
 from __future__ import annotations
@@ -131,13 +132,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(connections: list[Connection], seconds: float, pid: int) -> tuple[float, float]:
+def measure(connections: list[Connection], seconds: float, pid: int, depth: int) -> tuple[float, float]:
     """Return (messages a second, milliseconds of the server's CPU time for each)."""
     selector = selectors.DefaultSelector()
     for connection in connections:
         selector.register(connection.socket, selectors.EVENT_READ, connection)
     count, start, before = 0, time.monotonic(), cpu_s(pid)
-    for connection in connections:
+    for connection in connections * depth:
         connection.send()
     while time.monotonic() < start + seconds:
         for key, _ in selector.select(1):
@@ -159,18 +160,23 @@ def main() -> None:
     parser.add_argument("--lines", type=int, metavar="PORT")
     parser.add_argument("--users", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--depth", type=int, default=16)
     options = parser.parse_args()
     tag = f"{time.time_ns():x}"
     users = [make_user(options.url, options.secret, f"bench{tag}-{number}") for number in range(options.users)]
-    ways = ["http", "ws", "ws+updates", *(["lines"] if options.lines else [])]
+    streams = ["ws", "ws+updates", *(["lines"] if options.lines else [])]
+    ways = [("http", 1), *((way, depth) for way in streams for depth in (1, options.depth))]
     for turn in range(2):
-        for way in ways:
+        for way, depth in ways:
             connections = [
-                Connection(way, options.url, user, options.lines, f"{way}{turn}-{number}-")
+                Connection(way, options.url, user, options.lines, f"{way}{turn}-{depth}-{number}-")
                 for number, user in enumerate(users)
             ]
-            per_s, cpu_ms = measure(connections, options.seconds, options.pid)
-            print(json.dumps({"way": way, "per_s": round(per_s), "cpu_ms_per_op": round(cpu_ms, 3)}), flush=True)
+            per_s, cpu_ms = measure(connections, options.seconds, options.pid, depth)
+            print(
+                json.dumps({"way": way, "depth": depth, "per_s": round(per_s), "cpu_ms_per_op": round(cpu_ms, 3)}),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

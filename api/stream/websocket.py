@@ -1,8 +1,7 @@
 """The stream over WebSocket: the endpoint that upgrades the connection, and Autobahn behind one adapter.
 
-Autobahn reads: handshake, frames, fragments, UTF-8, closing. It also writes everything but whole uncompressed text
-messages, which are framed here: a server's frames are not masked, so that is a header of a few bytes, and it is what
-happens most.
+Autobahn reads and writes: handshake, frames, fragments, compression, closing. Only whole uncompressed text messages,
+which are what happens most, are read (see `frames`) and framed here.
 
 docs/stream.md; RFC 6455, RFC 7692.
 """
@@ -28,6 +27,7 @@ from homeserver.web.takeover import take_over
 
 from ..auth import token_of
 from .door import StreamDoor
+from .frames import read_whole_text
 from .handshake import plain_head, refuse_handshake
 from .session import BINARY, TOO_LARGE, TOO_MANY, Ending, Opening, Session
 from .slimming import SlimProtocol, slim, with_settings
@@ -175,6 +175,24 @@ class StreamProtocol(SlimProtocol):
         self.utf8validator = Utf8()  # type: ignore[assignment]
         self.session = session = begin(self)
         session.wake()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read: whole messages at once, the rest by Autobahn."""
+        if self.state == self.STATE_OPEN and not (self.data or self.inside_message or self.current_frame):
+            data = self._take_whole_messages(data)
+        if data:
+            super().dataReceived(data)
+
+    def _take_whole_messages(self, data: bytes) -> bytes:
+        """Give the session the whole messages that `data` begins with, and return the rest."""
+        at = 0
+        while at < len(data) and not self._is_paused and self.state == self.STATE_OPEN and self.session is not None:
+            found = read_whole_text(data, at, self.factory.maxMessagePayloadSize)
+            if found is None:
+                break
+            message, at = found
+            self.session.received(message)
+        return data[at:] if at else data
 
     def processData(self) -> bool:
         """Take a step through what was read, unless no more is taken for now.
