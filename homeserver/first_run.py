@@ -107,7 +107,8 @@ def welcome_text(config: Config, *, user_id: str, password: str, program: str = 
         f"  1. Open a Matrix client, such as https://app.element.io\n"
         f"  2. As its homeserver, type  {address or config.server.name}\n"
         f"  3. Log in as                {user_id}\n"
-        f"     with the password        {password}\n\n"
+        f"     with the password        {password}\n"
+        f"  Or talk in the terminal:    {program} chat --user {user_id[1:].partition(':')[0]}\n\n"
         f"The password is shown only now. This account is an administrator.\n"
         f"For the next one:  {command}\n"
     )
