@@ -129,6 +129,7 @@ class Session:
     """One connection of one device."""
 
     __slots__ = (
+        "_changed",
         "_connection",
         "_door",
         "_headers",
@@ -165,6 +166,8 @@ class Session:
         self._is_clogged = False
         self._is_paused = False
         self._is_updating = False
+        # Changes of the filter that hold from the next update on, and are answered after the one that is being made.
+        self._changed: tuple[bytes, ...] = ()
         # How many look at the token; while anybody does, nothing is taken and nothing told.
         self._holds = 0
         self._in_flight = 0
@@ -474,12 +477,16 @@ class Session:
         assert place is not None and requester is not None
 
         def done(found: Any) -> None:
-            self._in_flight -= 1
             if "filter" in params:
                 place.filter = found
             if presence is not None:
                 self.set_presence = presence
                 self._door.present(self)
+            if self._is_updating:
+                # What is being made still follows the old filter, and has to come before the answer.
+                self._changed = (*self._changed, request_id)
+                return
+            self._in_flight -= 1
             self._answer(request_id, b"result", _EMPTY)
             self._take_waiting()
 
@@ -518,6 +525,12 @@ class Session:
         self._user = user
         if body is not None:
             self._connection.send(body)
+        changed, self._changed = self._changed, ()
+        for request_id in changed:
+            self._in_flight -= 1
+            self._answer(request_id, b"result", _EMPTY)
+        if changed:
+            self._take_waiting()
         place = self._place
         if not self._is_clogged and place is not None and self._door.has_news(place, user):
             # In another turn of the reactor: others wait, too.

@@ -158,6 +158,8 @@ class LiveUpdates:
         if place._is_waiting:
             if position < (place._inbox_upto or 0):
                 return False
+            # Not with what is taken next: the client is told now that this is done, and may be gone by then.
+            await self._devices.acknowledge(place.device_nid, position)
             place._is_waiting = False
             place._inbox_upto = None
             return True

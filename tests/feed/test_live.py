@@ -388,3 +388,19 @@ async def test_a_connection_that_was_left_does_not_touch_the_inbox(
     assert client.messages == list(range(len(client.messages)))
     assert len(client.messages) >= MAX_MESSAGES + 30
     assert await inbox.waiting(bob) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_acknowledged_of_a_full_inbox_is_gone_also_if_the_connection_is_lost_at_once(
+    rooms: RoomServer,
+) -> None:
+    inbox = Inbox(rooms)
+    bob = await rooms.user("bob", device_nid=77)
+    await rooms.room(bob)
+    since = rooms.feed.watermark
+    await inbox.put(bob, MAX_MESSAGES + 30)
+    follower = Follower(inbox.live, place_of(bob, since))
+    await follower.read()
+    assert follower.token is not None
+    assert await inbox.live.acknowledge(follower.place, follower.token)
+    assert await inbox.waiting(bob) == 30
