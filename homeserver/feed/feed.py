@@ -460,7 +460,8 @@ class Feed:
                     loading.change()
             return
         place = user.rooms.get(room.room_id)
-        if place is None or place.membership != member.membership:
+        # Where the room had lost the user's event on resolution, its like is a change: so the database has it.
+        if place is None or place.membership != member.membership or member.before is None:
             place = UserRoom(room.room_id, room.room_nid, member.membership, member.nid, position)
             user.rooms[room.room_id] = place
             user.unread.pop(room.room_id, None)

@@ -9,6 +9,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from homeserver.feed.changes import store_change
+from homeserver.feed.feed import MemberChange
 from homeserver.feed.live import Place
 from homeserver.feed.streams.device_lists import DeviceListsStream
 from homeserver.feed.streams.to_device import MAX_MESSAGES
@@ -280,3 +281,19 @@ async def test_keys_that_others_claim_are_told_at_the_next_look(rooms: RoomServe
     # They were the same after all.
     assert await inbox.live.next(place) is None
     assert not inbox.live.has_other_counts(place)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_leave_after_one_that_was_lost_on_resolution_is_a_change(rooms: RoomServer) -> None:
+    """The database has it as one, and who is read anew must not find another position than who stayed in memory."""
+    alice, bob = await rooms.users("alice", "bob")
+    room = await rooms.room(alice, members=[bob])
+    await rooms.leave(room, bob)
+    user = await rooms.user_feed(bob)
+    place = user.rooms[room]
+    position = rooms.feed.watermark + 1
+    again = MemberChange(
+        bob.user_id, bob.user_nid, "leave", None, is_local=True, nid=place.nid, sender_nid=bob.user_nid
+    )
+    rooms.feed.change_member(room, place.room_nid, again, position)
+    assert user.rooms[room].since == position
