@@ -57,8 +57,9 @@ class PollingUser(StreamUser):
             return
         if journal.since is not None:
             self._acknowledged = max(self._acknowledged, position(journal.since))
-            for room_id, told in answer.json.get("rooms", {}).get("join", {}).items():
-                await self._fill(room_id, told["timeline"])
+            for section in ("join", "leave"):
+                for room_id, told in answer.json.get("rooms", {}).get(section, {}).items():
+                    await self._fill(room_id, told.get("timeline", {}))
         if self.rng.random() < self.mishaps.die_in_update:
             self.counts["died"] += 1
             return

@@ -86,6 +86,12 @@ def serial_of(event: Mapping[str, Any]) -> str | None:
     return content.get("serial")
 
 
+def _openings_before(user: StreamUser, token: str) -> list[str | None]:
+    """Return where the last connections began that may have brought an update."""
+    stop = next((at for at, each in enumerate(user.openings) if each and position(each) > position(token)), None)
+    return user.openings[:stop][-8:]
+
+
 def compare_messages(report: Report, users: Sequence[StreamUser]) -> None:
     """See that each message to a device came once, and a sender's in their order."""
     for user in users:
@@ -94,7 +100,7 @@ def compare_messages(report: Report, users: Sequence[StreamUser]) -> None:
         for serial, count in times.items():
             if count > 1 and serial not in user.unsure:
                 tokens = [received.token for received in user.journal.to_device if received.serial == serial]
-                began = [each for each in user.openings if each is None or position(each) <= position(tokens[-1])][-8:]
+                began = _openings_before(user, tokens[-1])
                 report.add(who, f"was told {serial} {count} times, in updates {tokens}; came with {began}")
         for sender in users:
             sent = [serial for serial, to in sender.sent.to_device.items() if user.user_id in to]

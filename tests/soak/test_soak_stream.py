@@ -1,40 +1,29 @@
-"""The soak, in short: tools/soak_stream.py runs it for as long as one likes."""
+"""The soak, in short: tools/soak_stream.py runs it for as long as one likes, and here in a process of its own."""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
-from .client import Mishaps
-from .reckoning import Report
-from .server import SoakServer
-from .world import Plan, soaking
+from tests.support.server import ROOT
 
 pytestmark = pytest.mark.slow
 
-PLAN = Plan(
-    seconds=15,
-    users=15,
-    rooms=4,
-    seed=5,
-    actions_per_s=3,
-    burst_every_s=3,
-    end_every_s=5,
-    mishaps=Mishaps(mean_life_s=3),
-)
+SHORT = ["--seconds", "15", "--users", "18", "--rooms", "4", "--seed", "5", "--life", "3"]
+BUSY = ["--actions", "3", "--burst-every", "3", "--end-every", "6"]
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_every_journal_equals_the_history_of_its_rooms(database_url: str, tmp_path: Path, tls: bool) -> None:
-    if tls and not database_url.startswith("sqlite"):
-        pytest.skip("TLS and the database have nothing to do with each other")
+def soak(*arguments: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "soak_stream.py"), *SHORT, *BUSY, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, f"{done.stdout[-12_000:]}\n{done.stderr[-4_000:]}"
 
-    async def run() -> Report:
-        async with soaking(SoakServer(tmp_path / "server", database_url, tls=tls), PLAN) as world:
-            return await world.run()
 
-    report = asyncio.run(run())
-    print(report.text())
-    assert [] == report.faults
+def test_every_journal_equals_the_history_of_its_rooms(database_url: str) -> None:
+    soak("--database", database_url)
+
+
+def test_every_journal_equals_the_history_of_its_rooms_over_tls() -> None:
+    soak("--tls")
