@@ -154,18 +154,24 @@ class LiveUpdates:
         position = min(position, place.position)
         if position <= (place._acknowledged or 0):
             return False
-        place._acknowledged = position
-        if place._is_waiting:
-            if position < (place._inbox_upto or 0):
-                return False
+        before, place._acknowledged = place._acknowledged, position
+        waited_upto = place._inbox_upto if place._is_waiting else None
+        if waited_upto is not None and position < waited_upto:
+            return False
+        if place._inbox_upto is not None and self._inboxes.get(place.device_nid) is place:
             # Not with what is taken next: the client is told now that this is done, and may be gone by then.
-            await self._devices.acknowledge(place.device_nid, position)
-            place._is_waiting = False
-            place._inbox_upto = None
-            return True
-        if place._inbox_upto is not None:
-            await self._devices.acknowledge(place.device_nid, position)
-        return False
+            try:
+                await self._devices.acknowledge(place.device_nid, position)
+            except BaseException:
+                if place._acknowledged == position:
+                    # The client may say it again.
+                    place._acknowledged = before
+                raise
+        # Another acknowledgement may have led on meanwhile.
+        if waited_upto is None or not place._is_waiting or place._inbox_upto != waited_upto:
+            return False
+        place._is_waiting, place._inbox_upto = False, None
+        return True
 
     async def _told(self, place: Place) -> tuple[Told, bool]:
         """Return the messages that the next update may tell, and whether those are all there are."""

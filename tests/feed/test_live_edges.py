@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
@@ -297,3 +298,28 @@ async def test_a_leave_after_one_that_was_lost_on_resolution_is_a_change(rooms: 
     )
     rooms.feed.change_member(room, place.room_nid, again, position)
     assert user.rooms[room].since == position
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_acknowledgement_that_failed_may_be_said_again(
+    rooms: RoomServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox(rooms)
+    bob = await rooms.user("bob", device_nid=77)
+    await rooms.room(bob)
+    since = rooms.feed.watermark
+    await inbox.put(bob, MAX_MESSAGES + 5)
+    follower = Follower(inbox.live, place_of(bob, since))
+    await follower.read()
+    assert follower.token is not None
+
+    async def broken(_device_nid: int, _position: int) -> None:
+        raise OSError("no database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox.stream, "acknowledge", broken)
+        with pytest.raises(OSError, match="no database"):
+            await inbox.live.acknowledge(follower.place, follower.token)
+    assert await inbox.live.acknowledge(follower.place, follower.token)
+    await follower.read()
+    assert follower.messages == list(range(MAX_MESSAGES + 5))
