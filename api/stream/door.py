@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -37,7 +38,9 @@ from .methods import TWINS
 from .session import (
     FAULT,
     GOING_AWAY,
+    LOGGED_OUT,
     TOKEN_EXPIRED,
+    TOO_MANY,
     Connection,
     Ending,
     Opening,
@@ -109,7 +112,6 @@ class StreamDoor:
         by_template = {(route.method, route.path_template): route for route in inner.router.routes}
         found = {name: by_template.get((twin.http_method, twin.template)) for name, twin in TWINS.items()}
         self.routes: Mapping[str, Route] = {name: route for name, route in found.items() if route is not None}
-        # In the order in which they are looked at next.
         self._all: dict[Session, None] = {}
         self._by_address: Counter[str] = Counter()
         self._by_user: dict[int, set[Session]] = {}
@@ -117,11 +119,14 @@ class StreamDoor:
         self._burst = connections.burst_count
         self._full_at = 0.0
         self._sweeping: Scheduled | None = None
+        # Those who are still to be looked at in this round; who has gone since is looked at for nothing.
+        self._round: Iterator[Session] = iter(())
         self._is_stopped = False
         # The newest look at the rights of each session of which that is under way.
         self._checks: dict[Session, object] = {}
         self._all_gone: Deferred[None] | None = None
         sessions.when_forgotten(self._rights_changed)
+        sessions.when_taken_over(self._taken_over)
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 
@@ -220,7 +225,12 @@ class StreamDoor:
         """Open a session at a place that was prepared for it."""
         if session.is_closed:
             return
-        self._by_user.setdefault(requester.user_nid, set()).add(session)
+        mine = self._by_user.setdefault(requester.user_nid, set())
+        if len(mine) >= self._config.sessions_per_user:
+            # Others have come in since `prepare`.
+            session.end(Ending(TOO_MANY, "M_LIMIT_EXCEEDED", "You have too many open connections"))
+            return
+        mine.add(session)
         # One that is not kept any more is told to the session by its first update.
         self._feed.follow(user, session)
         session.open(requester, place, opening.set_presence, user)
@@ -306,6 +316,13 @@ class StreamDoor:
         """Tell whether a user's feed is not kept any more."""
         return self._feed.find_user(user.user_id) is not user
 
+    def is_expired(self, session: Session) -> bool:
+        """Close a session whose access token has expired; tell whether that is so."""
+        if not session.is_expired(self._clock.now_ms()):
+            return False
+        session.end(Ending(TOKEN_EXPIRED, "M_UNKNOWN_TOKEN", "The access token has expired"))
+        return True
+
     def has_news(self, place: Place, user: UserFeed) -> bool:
         """Tell whether there may be something to tell."""
         return self._live.has_news(place, user)
@@ -347,6 +364,12 @@ class StreamDoor:
             self._seen(requester, session.set_presence, 2 * self.times.ping_s)
 
     # -- rights ------------------------------------------------------------------------------------------------------
+
+    def _taken_over(self, user_nid: int, device_nid: int) -> None:
+        # The device is still there, but its old tokens are not.
+        for session in tuple(self._by_user.get(user_nid, ())):
+            if session.requester is not None and session.requester.device_nid == device_nid:
+                session.end(Ending(LOGGED_OUT, "M_UNKNOWN_TOKEN", "Somebody has logged in anew on this device"))
 
     def _rights_changed(self, user_nid: int) -> None:
         for session in tuple(self._by_user.get(user_nid, ())):
@@ -391,15 +414,13 @@ class StreamDoor:
         if not self._all:
             return
         self._sweeping = self._clock.call_later(_SWEEP_S, self._sweep)
-        now, now_ms = self.now(), self._clock.now_ms()
-        everybody = self._all
-        for _ in range(int(len(everybody) * _SWEEP_S / LOOK_S) + 1):
-            session = next(iter(everybody))
-            del everybody[session]
-            everybody[session] = None
-            if session.is_expired(now_ms):
-                session.end(Ending(TOKEN_EXPIRED, "M_UNKNOWN_TOKEN", "The access token has expired"))
-            else:
+        now = self.now()
+        count = int(len(self._all) * _SWEEP_S / LOOK_S) + 1
+        looked_at = list(islice(self._round, count))
+        if len(looked_at) < count:
+            self._round = iter(tuple(self._all))
+        for session in looked_at:
+            if not self.is_expired(session):
                 session.look(now)
 
     async def stop(self) -> None:

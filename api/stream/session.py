@@ -361,6 +361,8 @@ class Session:
                 self._fail(request_id, error)
 
     def _perform(self, method: str, request_id: bytes, id_text: str, params: dict[str, Any]) -> None:
+        if method != "auth" and self._door.is_expired(self):
+            return
         twin = TWINS.get(method)
         if twin is None:
             if method == "ping":

@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from .clock import Clock
 
-EVERY_S: Final = 10.0
+EVERY_S: Final = 5.0
 # How often everything is looked at.
 WHOLE_EVERY_S: Final = 6 * 3600.0
 # Allocations between collections of the youngest, and how many of these between those of the middle-aged. What lives on
 # is looked at in each, so they come seldom; what is in a cycle is mostly young.
-_THRESHOLDS: Final = (20_000, 500)
+_THRESHOLDS: Final = (50_000, 500)
 _NEVER: Final = 1_000_000_000
 
 

@@ -101,6 +101,7 @@ class Sessions:
         # Counts what was forgotten: an answer that was read before is not kept.
         self._forgettings = 0
         self._forgotten: list[Callable[[int], None]] = []
+        self._taken_over: list[Callable[[int, int], None]] = []
         self._seen: dict[int, tuple[int, str | None, str | None]] = {}
 
     def start(self) -> None:
@@ -210,6 +211,10 @@ class Sessions:
         """Call `listener(user_nid)` whenever what is known of a user's rights has to be read anew."""
         self._forgotten.append(listener)
 
+    def when_taken_over(self, listener: Callable[[int, int], None]) -> None:
+        """Call `listener(user_nid, device_nid)` whenever a new login on a device has ended its old tokens."""
+        self._taken_over.append(listener)
+
     # -- last seen ---------------------------------------------------------------------------------------------------
 
     def is_noted(self, requester: Requester) -> bool:
@@ -262,6 +267,9 @@ class Sessions:
             lambda tx: _log_in(tx, account.user_nid, device_nid, wanted, display_name, issue)
         )
         self.forget_user(account.user_nid)
+        if found_nid != device_nid:
+            for listener in self._taken_over:
+                listener(account.user_nid, found_nid)
         return Login(
             user_id=UserID(account.user_id),
             user_nid=account.user_nid,
