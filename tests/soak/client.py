@@ -143,6 +143,9 @@ class StreamUser:
         """From now on let nothing befall the connection."""
         self.mishaps = CALM
         self._calm.set()
+        if self._queue is not None and self.journal.since is not None:
+            # What was never acknowledged may be waited for.
+            self.ask("ack", {"next_batch": self.journal.since})
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -422,7 +425,7 @@ class StreamUser:
         self.counts["updates"] += 1
         if len(update) == 1:
             self.counts["empty updates"] += 1
-        if "to_device" in update and self.rng.random() < 0.9:
+        if "to_device" in update and (self._calm.is_set() or self.rng.random() < 0.9):
             token = update["next_batch"]
             serial = self.next_serial()
             pending = self.ask("ack", {"next_batch": token}, serial=serial)

@@ -335,7 +335,15 @@ class World:
             last[room_id] = answer["event_id"]
         members = {room_id: await self._members(room_id) for room_id in self.rooms}
 
+        expected: dict[str, set[str]] = {user.user_id: set() for user in self.users}
+        for sender in self.users:
+            for serial in sender.sent.to_device_answered:
+                for user_id in sender.sent.to_device[serial]:
+                    expected[user_id].add(serial)
+
         def is_told(user: StreamUser) -> bool:
+            if not expected[user.user_id] <= {received.serial for received in user.journal.to_device}:
+                return False
             return all(
                 (told := user.journal.rooms.get(room_id)) is not None and event_id in told.entries[-3:]
                 for room_id, event_id in last.items()
