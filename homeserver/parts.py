@@ -686,7 +686,9 @@ def _routes(
 
     apis: list[Any] = [
         Health(),
-        Versions(unstable_features={**UNSTABLE_FEATURES, **STREAM_FEATURE} if config.stream.enabled else UNSTABLE_FEATURES),
+        Versions(
+            unstable_features={**UNSTABLE_FEATURES, **STREAM_FEATURE} if config.stream.enabled else UNSTABLE_FEATURES
+        ),
         WellKnown(client=discovery, support=support_contact(config.server)),
         Capabilities(
             default_room_version=config.rooms.default_version,
