@@ -253,7 +253,8 @@ class StreamUser:
             if self.rng.random() < self.mishaps.stay_away:
                 self.counts["stayed away"] += 1
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._calm.wait(), self.rng.uniform(3, 30))
+                    async with asyncio.timeout(self.rng.uniform(3, 30)):
+                        await self._calm.wait()
             await asyncio.sleep(self._delay_s * self.rng.uniform(0.3, 1))
             self._delay_s = min(self._delay_s * 1.7, self.max_delay_s)
 
@@ -378,7 +379,8 @@ class StreamUser:
         rng, mishaps = self.rng, self.mishaps
         while mishaps.mean_life_s < 1e6 and not self._calm.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._calm.wait(), rng.expovariate(1 / mishaps.mean_life_s))
+                async with asyncio.timeout(rng.expovariate(1 / mishaps.mean_life_s)):
+                    await self._calm.wait()
                 break
             names = ("close", "cut", "slow", "freeze", "leave open")
             weights = (mishaps.close, mishaps.cut, mishaps.slow, mishaps.freeze, mishaps.leave_open)
@@ -392,7 +394,8 @@ class StreamUser:
             else:
                 channel.thaw.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._calm.wait(), rng.uniform(1, 20))
+                async with asyncio.timeout(rng.uniform(1, 20)):
+                    await self._calm.wait()
             channel.pace = None
             channel.thaw.set()
         await asyncio.get_running_loop().create_future()

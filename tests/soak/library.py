@@ -116,7 +116,8 @@ class LibraryUser(StreamUser):
         if self._calm.is_set():
             await asyncio.get_running_loop().create_future()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._calm.wait(), self.rng.expovariate(1 / (2 * self.mishaps.mean_life_s)))
+            async with asyncio.timeout(self.rng.expovariate(1 / (2 * self.mishaps.mean_life_s))):
+                await self._calm.wait()
             await asyncio.get_running_loop().create_future()
 
     def _request(self, client: StreamClient, serial: str, pending: Pending) -> None:

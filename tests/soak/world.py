@@ -152,7 +152,8 @@ class World:
             action = rng.choices(list(actions), list(actions.values()))[0]
             try:
                 # Not for ever: who waits for an answer does nothing else.
-                await asyncio.wait_for(action(user, rng), 60)
+                async with asyncio.timeout(60):
+                    await action(user, rng)
             except (OSError, TimeoutError):
                 self.counts["actions that failed"] += 1
 
@@ -285,7 +286,8 @@ class World:
         rng = random.Random(f"ends {self.plan.seed}")
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), self.plan.end_every_s * rng.uniform(0.4, 1.6))
+                async with asyncio.timeout(self.plan.end_every_s * rng.uniform(0.4, 1.6)):
+                    await self._over.wait()
                 return
             self.server.sample()
             await self._end_server(rng)
@@ -427,9 +429,12 @@ async def register(server: SoakServer, name: str) -> dict[str, Any]:
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    left = {task for task in tasks if not task.done()}
+    while left:
+        # Again, for a cancellation may get lost where what was waited for has just come.
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1)
 
 
 @contextlib.asynccontextmanager
