@@ -38,6 +38,7 @@ MAIN: Final = "main"
 # LIMIT: events that are looked at, newest first, when counts are not in memory; older ones count no more.
 MAX_COUNTED: Final = 1_000
 _NOBODY: Final[frozenset[str]] = frozenset()
+_NO_THREADS: Final[Mapping[str, tuple[int, int]]] = {}
 
 
 @dataclass(slots=True)
@@ -59,6 +60,38 @@ class RoomUnread:
     # thread -> position read up to; "" for unthreaded receipts.
     read: dict[str, int] = field(default_factory=dict)
     notices: list[_Notice] = field(default_factory=list)
+    # How many there are, and how many of them are highlights: of all, and of threads other than the main one. Kept, as
+    # an update for each of thousands of messages that nobody reads must not count them all.
+    total: int = 0
+    highlights: int = 0
+    threads: dict[str, tuple[int, int]] | None = None
+
+    def add(self, notice: _Notice) -> None:
+        """Add the newest notice; the oldest go where there are too many."""
+        self.notices.append(notice)
+        self._count(notice, 1)
+        while len(self.notices) > MAX_COUNTED:
+            self._count(self.notices.pop(0), -1)
+
+    def keep(self, notices: list[_Notice]) -> None:
+        """Keep only these."""
+        self.notices = notices
+        self.total = self.highlights = 0
+        self.threads = None
+        for notice in notices:
+            self._count(notice, 1)
+
+    def _count(self, notice: _Notice, change: int) -> None:
+        highlight = change if notice.highlight else 0
+        self.total += change
+        self.highlights += highlight
+        if notice.thread != MAIN:
+            if self.threads is None:
+                self.threads = {}
+            total, highlights = self.threads.get(notice.thread, (0, 0))
+            self.threads[notice.thread] = (total + change, highlights + highlight)
+            if not total + change:
+                del self.threads[notice.thread]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +168,13 @@ class Unread:
             return
         unread.read[thread] = position
         unread.changed = self._feed.watermark
-        unread.notices = [
-            notice
-            for notice in unread.notices
-            if notice.position > position or (thread != "" and notice.thread != thread)
-        ]
+        unread.keep(
+            [
+                notice
+                for notice in unread.notices
+                if notice.position > position or (thread != "" and notice.thread != thread)
+            ]
+        )
 
     def forget(self, user_id: str) -> None:
         """Count anew: the user's push rules have changed, or whom they ignore."""
@@ -214,15 +249,13 @@ class Unread:
         # All at once, at the end: a request that goes away leaves nothing half counted.
         read = unread.read
         if redacted:
-            unread.notices = [notice for notice in unread.notices if notice.position not in redacted]
+            unread.keep([notice for notice in unread.notices if notice.position not in redacted])
             unread.changed = max(unread.changed, upto)
         for notice in notices:
             if notice.position not in redacted and notice.position > max(read.get("", 0), read.get(notice.thread, 0)):
-                unread.notices.append(notice)
+                unread.add(notice)
                 unread.changed = max(unread.changed, notice.position)
         unread.upto = upto
-        if len(unread.notices) > MAX_COUNTED:
-            del unread.notices[:-MAX_COUNTED]
 
     async def _unseen(self, user: UserFeed, place: UserRoom, events: Sequence[StoredEvent]) -> Collection[int]:
         """Return the numbers of events of other branches of the room that the user may not see."""
@@ -244,21 +277,13 @@ class Unread:
         room = self._feed.room(place.room_id, place.room_nid)
         if room.joined_members is None:
             room.joined_members = await self._store.database.read(lambda tx: _load_joined(tx, place.room_nid))
-        state = await self._store.states.get(stored.state_group or 0)
-        keys = (("m.room.power_levels", ""), ("m.room.create", ""), ("m.room.member", str(ruleset.user_id)))
-        interner = self._store.interner
-        if any(interner.known_key(key) is None for key in keys):
-            await interner.find_keys(keys)
-        found: dict[str, StoredEvent] = {}
-        for key in keys:
-            key_nid = interner.known_key(key)
-            nid = state.get(key_nid) if key_nid is not None else None
-            if nid is not None:
-                event = self._store.events.find(nid) or (await self._store.events.get([nid])).get(nid)
-                if event is not None:
-                    found[key[0]] = event
-        create, levels = found.get("m.room.create"), found.get("m.room.power_levels")
-        member = found.get("m.room.member")
+        group = stored.state_group or 0
+        if room.deciding is None or room.deciding[0] != group:
+            found = await self._state_events(group, (("m.room.create", ""), ("m.room.power_levels", "")))
+            # The same for all members, who mostly ask one after the other.
+            room.deciding = (group, found[0], found[1])
+        _, create, levels = room.deciding
+        (member,) = await self._state_events(group, (("m.room.member", str(ruleset.user_id)),))
 
         def power_levels() -> PowerLevels | None:
             if create is None:
@@ -283,6 +308,22 @@ class Unread:
             display_name_of=lambda _: _display_name(member),
         )
 
+    async def _state_events(self, group: int, keys: Sequence[tuple[str, str]]) -> list[StoredEvent | None]:
+        """Return what a state has at these keys."""
+        state = await self._store.states.get(group)
+        interner = self._store.interner
+        if any(interner.known_key(key) is None for key in keys):
+            await interner.find_keys(keys)
+        result: list[StoredEvent | None] = []
+        for key in keys:
+            key_nid = interner.known_key(key)
+            nid = state.get(key_nid) if key_nid is not None else None
+            event = None
+            if nid is not None:
+                event = self._store.events.find(nid) or (await self._store.events.get([nid])).get(nid)
+            result.append(event)
+        return result
+
 
 def _display_name(member: StoredEvent | None) -> str | None:
     name = member.event.content.get("displayname") if member is not None else None
@@ -290,16 +331,14 @@ def _display_name(member: StoredEvent | None) -> str | None:
 
 
 def _count(unread: RoomUnread, by_thread: bool) -> Counts:
-    total = highlights = 0
-    threads: dict[str, tuple[int, int]] = {}
-    for notice in unread.notices:
-        if by_thread and notice.thread != MAIN:
-            before = threads.get(notice.thread, (0, 0))
-            threads[notice.thread] = (before[0] + 1, before[1] + notice.highlight)
-        else:
-            total += 1
-            highlights += notice.highlight
-    return Counts(unread.changed, total, highlights, threads)
+    threads = unread.threads
+    if not by_thread or not threads:
+        return Counts(unread.changed, unread.total, unread.highlights, _NO_THREADS)
+    total, highlights = unread.total, unread.highlights
+    for in_thread, highlights_in_thread in threads.values():
+        total -= in_thread
+        highlights -= highlights_in_thread
+    return Counts(unread.changed, total, highlights, dict(threads))
 
 
 def _load_receipts(tx: Transaction, user_nid: int, room_nids: Sequence[int]) -> list[Any]:
