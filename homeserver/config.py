@@ -533,6 +533,17 @@ class Config(Section):
         return copy
 
     @model_validator(mode="after")
+    def _ports_of_their_own_for_lines(self) -> Self:
+        taken = {listener.port for listener in self.listeners}
+        for key in ("lines_port", "lines_tls_port"):
+            port = getattr(self.stream, key)
+            if port and port in taken:
+                raise at_key(f"stream.{key}", f"one of [[listeners]] has port {port} already")
+            if port is not None and not self.stream.enabled:
+                raise at_key(f"stream.{key}", "nothing would be served there, as stream.enabled is false")
+        return self
+
+    @model_validator(mode="after")
     def _a_certificate_for_lines(self) -> Self:
         if self.stream.lines_tls_port is not None and self.tls_listener is None:
             raise at_key(

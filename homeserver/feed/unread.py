@@ -94,7 +94,8 @@ class RoomUnread:
                 del self.threads[notice.thread]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: made for each room of each update.
+@dataclass(slots=True)
 class Counts:
     """Notification and highlight counts, of all events or by thread; `changed` at that position of the stream."""
 

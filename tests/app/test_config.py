@@ -185,6 +185,11 @@ def test_half_a_rate_keeps_the_default_of_the_other_half() -> None:
             "[stream]\nlines_port = 1\nlines_tls_port = 1",
             (5, "stream.lines_tls_port", "must be another port than lines_port"),
         ),
+        ("[stream]\nlines_port = 8008", (4, "stream.lines_port", "one of [[listeners]] has port 8008 already")),
+        (
+            "[stream]\nenabled = false\nlines_port = 8010",
+            (5, "stream.lines_port", "nothing would be served there, as stream.enabled is false"),
+        ),
         (
             '[stream]\nsilence_timeout_ms = "45s"',
             (
