@@ -279,12 +279,16 @@ class Unread:
         if room.joined_members is None:
             room.joined_members = await self._store.database.read(lambda tx: _load_joined(tx, place.room_nid))
         group = stored.state_group or 0
+        member_key = ("m.room.member", str(ruleset.user_id))
         if room.deciding is None or room.deciding[0] != group:
-            found = await self._state_events(group, (("m.room.create", ""), ("m.room.power_levels", "")))
+            member, create, levels = await self._state_events(
+                group, (member_key, ("m.room.create", ""), ("m.room.power_levels", ""))
+            )
             # The same for all members, who mostly ask one after the other.
-            room.deciding = (group, found[0], found[1])
-        _, create, levels = room.deciding
-        (member,) = await self._state_events(group, (("m.room.member", str(ruleset.user_id)),))
+            room.deciding = (group, create, levels)
+        else:
+            _, create, levels = room.deciding
+            (member,) = await self._state_events(group, (member_key,))
 
         def power_levels() -> PowerLevels | None:
             if create is None:
@@ -315,15 +319,11 @@ class Unread:
         interner = self._store.interner
         if any(interner.known_key(key) is None for key in keys):
             await interner.find_keys(keys)
-        result: list[StoredEvent | None] = []
-        for key in keys:
-            key_nid = interner.known_key(key)
-            nid = state.get(key_nid) if key_nid is not None else None
-            event = None
-            if nid is not None:
-                event = self._store.events.find(nid) or (await self._store.events.get([nid])).get(nid)
-            result.append(event)
-        return result
+        key_nids = [interner.known_key(key) for key in keys]
+        nids = [state.get(key_nid) if key_nid is not None else None for key_nid in key_nids]
+        # Together, where one is not in memory.
+        found = await self._store.events.get([nid for nid in nids if nid is not None])
+        return [found.get(nid) if nid is not None else None for nid in nids]
 
 
 def _display_name(member: StoredEvent | None) -> str | None:

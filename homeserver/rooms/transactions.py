@@ -27,7 +27,7 @@ from storage.transaction import Transaction
 KEEP_MS: Final = 24 * 3600 * 1000
 # LIMIT: transactions of a device in memory; for older ones the database has to be asked.
 MAX_KEPT: Final = 500
-MAX_DEVICES: Final = 5_000
+MAX_DEVICES: Final = 20_000
 # LIMIT: older transactions that are looked through when a device begins; if there are more, all of them are asked for.
 MAX_OLDER: Final = 20_000
 # A power of two. A hundred thousand transactions set so many bits that three in a hundred new IDs are asked for.
