@@ -58,7 +58,7 @@ class StreamClient:
         `refresh` is asked for another token when this one has expired, `watch` is told what becomes of connections.
         What is refused because it comes too often is asked again when the server says so, within `patience_s`.
         Certificates are checked, against those of `ca_file` (PEM) or else the system's; `verify=False` is for tests.
-        ValueError tells of a wrong URL or file.
+        ValueError tells of a wrong URL or file. Lines have no HTTP: `log_in`, `join` and `call` raise ValueError there.
         """
         if reactor is None:
             from homeserver.runtime.reactor import global_reactor
@@ -107,7 +107,8 @@ class StreamClient:
     ) -> StreamClient:
         """Return a client of a new session, not started yet; `user` is an ID or its localpart, `more` as for the class.
 
-        With a `device_id` that is known already, the session replaces that device's. Raises StreamError if refused.
+        With a `device_id` that is known already, the session replaces that device's. Raises StreamError if refused,
+        what Twisted raises if there is no answer, and ValueError if `url` is one of lines (`tcp://`, `tls://`).
         """
         if reactor is None:
             from homeserver.runtime.reactor import global_reactor
@@ -139,7 +140,8 @@ class StreamClient:
     async def start(self) -> None:
         """Connect, and return when the server has let us in for the first time, however long that takes.
 
-        Raises StreamEnded if it refuses us for good. Connections that are lost later are made again by themselves.
+        Raises StreamEnded if it refuses us for good, or if its certificate is not believed. Connections that are lost
+        later are made again by themselves.
         """
         if self._link.has_ended:
             raise RuntimeError("a client can be started once")
@@ -341,7 +343,10 @@ class StreamClient:
         return await self._patiently(lambda: http.call(method, path, content, token=self._token, query=query))
 
     async def join(self, room_id_or_alias: str, *, via: Sequence[str] = ()) -> str:
-        """Join a room, over HTTP, and return its ID. Without an answer it is tried again, like other requests."""
+        """Join a room, over HTTP, and return its ID. Without an answer it is tried again, like other requests.
+
+        ValueError over lines.
+        """
         path, query = f"/join/{segment(room_id_or_alias)}", {"via": via} if via else None
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S, chance=chance)
         while True:

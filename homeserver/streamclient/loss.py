@@ -7,6 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from OpenSSL import SSL
+from service_identity import CertificateError, VerificationError
+from twisted.python.failure import Failure
+
 RESTARTING: Final = 1001
 TOO_LARGE: Final = 1009
 SOFT_LOGOUT: Final = 4402
@@ -35,13 +39,27 @@ class Loss:
     status: int | None = None
     errcode: str | None = None
     retry_after_ms: int | None = None
+    is_distrust: bool = False
+    """Whether we do not believe the server's certificate."""
+
+    @classmethod
+    def of_failure(cls, reason: Failure) -> Loss:
+        """Return the loss that the transport tells of."""
+        if reason.check(VerificationError, CertificateError):
+            return cls("The server's certificate is not believed: it is for another name", is_distrust=True)
+        if reason.check(SSL.Error) and "certificate verify failed" in str(reason.value):
+            text = "The server's certificate is not believed: no known authority has signed it, or it is out of date"
+            return cls(text, is_distrust=True)
+        return cls(reason.getErrorMessage())
 
     @classmethod
     def of_close(cls, code: int | None, reason: str | None) -> Loss:
         """Return the loss that a close frame tells of: its reason begins with an errcode, where there is one."""
         reason = reason or ""
         errcode = _ERRCODE.match(reason)
-        return cls(reason, code=code, errcode=errcode.group() if errcode else None)
+        if errcode is None:
+            return cls(reason, code=code)
+        return cls(reason[errcode.end() :].removeprefix(":").strip(), code=code, errcode=errcode.group())
 
     @classmethod
     def of_close_message(cls, told: dict[str, Any]) -> Loss:
@@ -66,6 +84,8 @@ class Loss:
             return Remedy.REFRESH
         if self.code in _FATAL_CODES:
             return Remedy.END
+        if self.is_distrust:
+            return Remedy.RETRY if was_ever_open else Remedy.END
         # A Matrix server that says no means it; any other HTTP server in between may just be badly awake.
         if self.status is not None and 400 <= self.status < 500 and self.status not in _LATER:
             return Remedy.RETRY if was_ever_open and self.errcode is None else Remedy.END
@@ -73,4 +93,5 @@ class Loss:
 
     def __str__(self) -> str:
         number = f"code {self.code}" if self.code is not None else f"HTTP {self.status}" if self.status else ""
-        return ", ".join(part for part in (number, self.text) if part) or "the connection was lost"
+        said = ": ".join(part for part in (self.errcode, self.text) if part)
+        return ", ".join(part for part in (number, said) if part) or "the connection was lost"

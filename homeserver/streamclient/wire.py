@@ -147,6 +147,7 @@ class WebSocketWire(_ClientProtocol):  # type: ignore[misc]
         self._listener = listener
         self._goodbye: Any = None
         self._answer: tuple[bytes, bytes] | None = None
+        self._distrust: Loss | None = None
 
     # -- what the client tells ----------------------------------------------------------------------------------------
 
@@ -203,6 +204,11 @@ class WebSocketWire(_ClientProtocol):  # type: ignore[misc]
         if not isBinary:
             self._listener.received(payload)
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        loss = Loss.of_failure(reason)
+        self._distrust = loss if loss.is_distrust else None
+        super().connectionLost(reason)
+
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
         self._hang_up_later()
         return cast("bool | None", super().onCloseFrame(code, reasonRaw))
@@ -210,7 +216,9 @@ class WebSocketWire(_ClientProtocol):  # type: ignore[misc]
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         if self._goodbye is not None and self._goodbye.active():
             self._goodbye.cancel()
-        if self._answer is not None:
+        if self._distrust is not None:
+            self._listener.lost(self._distrust)
+        elif self._answer is not None:
             self._listener.lost(_loss_of_answer(*self._answer))
         elif self.remoteCloseCode is not None:
             self._listener.lost(Loss.of_close(self.remoteCloseCode, self.remoteCloseReason))
@@ -293,7 +301,7 @@ class LinesWire(TwistedProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._goodbye is not None and self._goodbye.active():
             self._goodbye.cancel()
-        self._listener.lost(Loss(reason.getErrorMessage()))
+        self._listener.lost(Loss.of_failure(reason))
 
 
 def _loss_of_answer(head: bytes, body: bytes) -> Loss:

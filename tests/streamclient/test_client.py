@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from homeserver.streamclient import StreamClient, StreamEnded, StreamError, invi
 from homeserver.streamclient.inbox import CUT_UPDATES, FULL_UPDATES
 from homeserver.streamclient.requests import IN_FLIGHT
 from tests.support.played_server import until
+from tests.support.server import ROOT
 
 from .played_stream import Connection, Hurried, Played, update, within
 
@@ -41,6 +43,36 @@ async def read(client: StreamClient, number: int) -> list[str]:
         if len(bodies) == number:
             break
     return bodies
+
+
+# -- the manual ------------------------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_bot_of_the_manual_outlives_what_people_send(played: Played, hurried: Hurried) -> None:
+    manual = (ROOT / "docs" / "stream.md").read_text()
+    program = re.findall(r"```python\n(.*?)```", manual.partition("## From Python")[2], re.DOTALL)[0]
+    names: dict[str, Any] = {"token": "sat_token"}
+    exec(program.replace("http://127.0.0.1:8008", played.url), names)
+    running = go(names["main"](hurried))
+    connection = await played.connection()
+    connection.update(1)
+    contents: list[dict[str, Any]] = [{}, {"msgtype": "m.text"}, {"msgtype": "m.notice", "body": "no"}, {"msgtype": 3}]
+    events = [
+        {"type": "m.room.message", "event_id": f"${number}", "sender": "@bob:x", "content": content}
+        for number, content in enumerate([*contents, {"msgtype": "m.text", "body": "hello"}])
+    ]
+    connection.say(update(2) | {"rooms": {"join": {"!room": {"timeline": {"events": events}}}}})
+    request = await connection.request("send")
+    connection.refuse(request, "M_LIMIT_EXCEEDED", retry_after_ms=100)
+    for number, told in ((1, None), (4, "hello")):
+        request = await connection.request("send")
+        assert (f"reply-${number}", f"you said: {told}") == (request["id"], request["params"]["content"]["body"])
+        assert "m.notice" == request["params"]["content"]["msgtype"]
+        connection.answer(request, {"event_id": f"$answer{number}"})
+    connection.close(4401, "M_UNKNOWN_TOKEN: Logged out")
+    with pytest.raises(StreamEnded):
+        await within(running)
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------
@@ -665,8 +697,9 @@ async def test_token_that_was_never_good_is_raised_by_start(played: Played, new_
     connection = await played.raw_connection()
     await connection.request("auth")
     connection.close(4401, "M_UNKNOWN_TOKEN: Unrecognised access token")
-    with pytest.raises(StreamEnded, match="M_UNKNOWN_TOKEN"):
+    with pytest.raises(StreamEnded) as end:
         await within(started)
+    assert "M_UNKNOWN_TOKEN: Unrecognised access token" == str(end.value)
 
 
 @pytest_twisted.ensureDeferred

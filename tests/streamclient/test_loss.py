@@ -54,4 +54,8 @@ def test_answers_of_http(status: int, errcode: str | None, was_ever_open: bool, 
     ],
 )
 def test_reason_begins_with_an_errcode(reason: str | None, errcode: str | None) -> None:
-    assert errcode == Loss.of_close(4401, reason).errcode
+    loss = Loss.of_close(4401, reason)
+    assert errcode == loss.errcode
+    # It is told apart from the rest, and once.
+    assert (reason or "").removeprefix(errcode or "").removeprefix(": ") == loss.text
+    assert ", ".join(part for part in ("code 4401", reason) if part) == str(loss)

@@ -11,10 +11,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 
-from homeserver.streamclient import StreamClient
+from homeserver.streamclient import StreamClient, StreamEnded
 from homeserver.streamclient.address import Address, Trust
 from tests.support.certificates import Authority
-from tests.support.played_server import until
 
 from .played_stream import Played, within
 
@@ -50,15 +49,14 @@ async def test_certificate_is_believed(secure: Played, new_client: NewClient, au
 @pytest.mark.parametrize("is_known", [False, True], ids=["unknown authority", "wrong name"])
 @pytest_twisted.ensureDeferred
 async def test_certificate_is_not_believed(
-    secure: Played, new_client: NewClient, authority: Authority, caplog: pytest.LogCaptureFixture, is_known: bool
+    secure: Played, new_client: NewClient, authority: Authority, is_known: bool
 ) -> None:
     if is_known:
         secure.host = "localhost"
     client = new_client(secure, ca_file=authority.ca_file if is_known else None)
-    started: Deferred[None] = Deferred.fromCoroutine(client.start())
-    started.addErrback(lambda _: None)
-    await until(lambda: "no connection" in caplog.text)
-    assert not started.called
+    with pytest.raises(StreamEnded, match="certificate is not believed") as end:
+        await within(Deferred.fromCoroutine(client.start()))
+    assert ("another name" in end.value.message) is is_known
     assert 0 == len(secure.admitted)
 
 
