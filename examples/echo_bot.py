@@ -1,6 +1,6 @@
 """A bot: accepts invitations, and says again what it is told, once each, however often it is killed or cut off.
 
-python examples/echo_bot.py URL USER PASSWORD [FILE]            or SENNIT_URL, SENNIT_USER, SENNIT_PASSWORD
+.venv/bin/python examples/echo_bot.py URL USER PASSWORD [FILE]            or SENNIT_URL, SENNIT_USER, SENNIT_PASSWORD
 
 Beside `make run`, URL is http://127.0.0.1:8008, and `.venv/bin/sennit user add echo` makes the account.
 FILE keeps the bot's session and the place in the stream that it has reached; remove it to begin anew.
@@ -14,8 +14,21 @@ from pathlib import Path
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.web.client import ResponseFailed
 
 from homeserver.streamclient import StreamClient, StreamError, invited_rooms, timeline_events
+
+
+async def run(reactor, url: str, *words: str) -> None:
+    try:
+        await main(reactor, url, *words)
+    except StreamError as refusal:
+        sys.exit(f"The server refuses: {refusal}")
+    except (ConnectError, DNSLookupError, ResponseFailed, TimeoutError) as error:
+        sys.exit(f"There is no answer from {url}: {error}")
+    except ValueError as error:
+        sys.exit(f"That cannot be: {error}")
 
 
 async def main(reactor, url: str, user: str, password: str, file: str = "echo_bot.json") -> None:
@@ -55,4 +68,4 @@ if __name__ == "__main__":
     given = sys.argv[1:] or [os.environ.get(f"SENNIT_{name}", "") for name in ("URL", "USER", "PASSWORD")]
     if len(given) not in (3, 4) or not all(given):
         raise SystemExit(__doc__)
-    task.react(lambda reactor, *words: Deferred.fromCoroutine(main(reactor, *words)), given)
+    task.react(lambda reactor, *words: Deferred.fromCoroutine(run(reactor, *words)), given)

@@ -48,13 +48,13 @@ class EchoBot:
 
     def __init__(self, folder: Path, url: str) -> None:
         self._log = folder / "log"
-        self._command = [sys.executable, str(ROOT / "examples" / "echo_bot.py"), url, "echo", "a long secret"]
+        self.command = [sys.executable, str(ROOT / "examples" / "echo_bot.py"), url, "echo", "a long secret"]
         self._file = folder / "echo.json"
         self.says_goodbye = False
 
     def __enter__(self) -> EchoBot:
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([*self._command, str(self._file)], cwd=ROOT, stdout=log, stderr=log)
+            self._process = subprocess.Popen([*self.command, str(self._file)], cwd=ROOT, stdout=log, stderr=log)
         wait_for(lambda: "@echo:test.example listens" in self._log.read_text(), self)
         return self
 
@@ -75,6 +75,15 @@ def wait_for(condition: Callable[[], Any], bot: EchoBot) -> None:
     while not condition():
         assert time.monotonic() < deadline, bot
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"), [("http://127.0.0.1:1", "There is no answer from http://127.0.0.1:1"), ("nowhere", "no URL")]
+)
+def test_echo_bot_without_a_server_says_so(url: str, told: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "echo_bot.py"), url, "echo", "pw", str(tmp_path / "echo.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (1, True, False) == (done.returncode, told in done.stderr, "Traceback" in done.stderr), done.stderr
 
 
 @pytest.mark.slow
@@ -108,6 +117,9 @@ def test_echo_bot_echoes_each_text_once(tmp_path: Path) -> None:
         room_id = call(alice, "POST", "/createRoom", {})["room_id"]
         say("before")
         bot = EchoBot(tmp_path, server.url)
+        refused = subprocess.run([*bot.command[:-1], "wrong"], cwd=tmp_path, capture_output=True, text=True)
+        assert 1 == refused.returncode
+        assert refused.stderr.startswith("The server refuses: M_FORBIDDEN"), refused.stderr
         with bot:
             call(alice, "POST", f"/rooms/{quote(room_id)}/invite", {"user_id": "@echo:test.example"})
             members = f"/rooms/{quote(room_id)}/joined_members"
