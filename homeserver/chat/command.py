@@ -28,7 +28,7 @@ from homeserver.runtime.clock import RealClock
 
 from . import text
 from .http import ChatError, Http, normal_url
-from .login import check_server, log_in, log_out, register
+from .login import check_registration, check_server, log_in, log_out, register
 from .saved import SavedSession, SavedSessions
 from .session import Session
 
@@ -124,7 +124,9 @@ async def _session(
     elif not options.plain and RealClock(reactor).now_ms() - saved.saved_ms > STALE_MS:
         saved.snapshot = {}
     http.access_token = saved.access_token
-    return Session(saved, store, http, reactor)
+    # Scripts come and go: nobody is there.
+    presence = "offline" if options.plain and not sys.stdin.isatty() else None
+    return Session(saved, store, http, reactor, presence=presence)
 
 
 async def _new_session(http: Http, options: argparse.Namespace) -> SavedSession:
@@ -132,6 +134,8 @@ async def _new_session(http: Http, options: argparse.Namespace) -> SavedSession:
     if sys.stdin.isatty():
         print(f"{'A new account' if options.register else 'Log in'} on {http.url}")
     user = options.user or _ask("User name: ")
+    if options.register:
+        await check_registration(http, user)
     password = _password(user, options)
     if options.register:
         return await register(http, user, password, lambda: _ask("Registration token: "))

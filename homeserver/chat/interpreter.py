@@ -20,6 +20,9 @@ from .timeline import Notice
 
 # The server is quicker, unless the connection is gone.
 COMING_TIMEOUT_S: Final = 60.0
+# How long the end waits for answers of a server that is there.
+SENDING_TIMEOUT_S: Final = 3.0
+ENDINGS: Final = ("quit", "logout")
 _MAX_LISTED: Final = 100
 
 
@@ -47,7 +50,9 @@ class Interpreter:
         self._first_room = first_room
         self._session = session
         self._view = view
-        self._room_id: str | None = session.saved.room_id
+        # Until the wanted room is found, what is typed shall not go into another one.
+        self._room_id: str | None = session.saved.room_id if first_room is None else None
+        self._has_warned = False
         # Rooms that we have joined or made, and that the stream has not told of yet.
         self._wanted: dict[str, Deferred[None]] = {}
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
@@ -80,6 +85,8 @@ class Interpreter:
     async def type(self, line: str) -> None:
         """Do what a line says; what goes wrong is shown."""
         meant = parse_line(line)
+        if not (isinstance(meant, Command) and meant.name in ENDINGS):
+            self._has_warned = False
         if isinstance(meant, Mistake):
             self._say(meant.text, is_bad=True)
         elif meant is not None:
@@ -114,17 +121,30 @@ class Interpreter:
         self._view.opened(room)
 
     def open_first(self) -> None:
-        """Go to the room that is wanted, else the one that was open the last time, else the first of the list."""
+        """Go to the room that is wanted, and to no other; else the one that was open the last time, or the first."""
         room = self.open_room
         if self._first_room is not None:
             try:
                 room = self._find(self._first_room, self._session.model.listed())
             except ChatError as error:
                 self._say(str(error), is_bad=True)
+                self._view.opened(None)
+                return
         if room is None:
             joined = [each for each in self._session.model.listed() if each.membership == "join"]
             room = joined[0] if joined else None
         self.open(room)
+
+    async def may_quit(self) -> bool:
+        """Whether all that was said is sent; if not, that is told, and who asks again may go."""
+        count = self._session.unsent
+        if not count or self._has_warned or await self._session.all_sent(SENDING_TIMEOUT_S):
+            return True
+        self._has_warned = True
+        count = self._session.unsent
+        are, them = ("message is", "it") if count == 1 else ("messages are", "them")
+        self._say(f"{count} {are} not sent yet. /quit again to leave without sending {them}.", is_bad=True)
+        return False
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -205,6 +225,7 @@ class Interpreter:
     async def _who(self, _argument: str) -> None:
         room = self._need_room()
         users = await self._session.who(room)
+        await self._session.ask_presence(users)
         for user_id in users[:_MAX_LISTED]:
             shown, raw = room.members.shown(user_id), text.one_line(user_id, 255)
             known = self._session.model.presence.get(user_id)
@@ -234,13 +255,16 @@ class Interpreter:
             self._say(line)
 
     async def _logout(self, _argument: str) -> None:
+        if not await self.may_quit():
+            return
         try:
             await self._session.log_out()
         finally:
             self._view.quit()
 
     async def _quit(self, _argument: str) -> None:
-        self._view.quit()
+        if await self.may_quit():
+            self._view.quit()
 
     async def _do(self, command: Command) -> None:
         await self._commands[command.name](command.argument)

@@ -45,13 +45,23 @@ async def log_in(http: Http, user: str, password: str) -> SavedSession:
     return _session(http, answer)
 
 
+async def check_registration(http: Http, user: str) -> None:
+    """Raise ChatError where this account cannot be made, before a password is asked for."""
+    try:
+        await http.ask("POST", "v3", "register", body={"username": _localpart(user)})
+    except Refused as refusal:
+        if "flows" not in refusal.body:
+            raise
+        _next_stage(refusal)
+
+
 async def register(http: Http, user: str, password: str, ask_token: Callable[[], str]) -> SavedSession:
     """Make an account and return its first session. `ask_token` is called where the server wants a registration token.
 
     Raises ChatError, also where the server wants something that a terminal has not.
     """
     body: dict[str, Any] = {
-        "username": user.removeprefix("@").partition(":")[0],
+        "username": _localpart(user),
         "password": password,
         "initial_device_display_name": DEVICE_NAME,
     }
@@ -76,6 +86,10 @@ async def log_out(http: Http) -> None:
     except Refused as refusal:
         if refusal.errcode != "M_UNKNOWN_TOKEN":
             raise
+
+
+def _localpart(user: str) -> str:
+    return user.removeprefix("@").partition(":")[0]
 
 
 def _next_stage(refusal: Refused) -> str:

@@ -17,7 +17,9 @@ from twisted.logger import Logger
 
 from homeserver.streamclient import LinkState
 
-from .interpreter import Interpreter
+from .commands import Command, parse_line
+from .http import ChatError
+from .interpreter import ENDINGS, Interpreter
 from .model import News, Room
 from .session import Session, SessionEnded
 from .timeline import Message, Notice
@@ -26,6 +28,9 @@ from .wording import Kind, clock, connection_line, words_of
 # What is shown of a room when it is opened.
 HISTORY: Final = 10
 MAX_LINE_BYTES: Final = 65_536
+# How long a connection is waited for when nothing more is to come.
+PATIENCE_S: Final = 10.0
+FAULT: Final = "This is a fault of the chat itself; with --log FILE it is written down."
 
 _log = Logger()
 
@@ -40,6 +45,13 @@ class Plain:
         self._reactor = reactor
         self._out = out
         self._descriptor = descriptor
+        # What fails in a script ends it: the next line may rest on it.
+        self._is_script = not os.isatty(descriptor)
+        self._fault = ""
+        # Lines that have been read and not been done; None after the last one.
+        self._undone = 0
+        self._has_all = False
+        self._giving_up: Any = None
         self._interpreter = Interpreter(session, self, first_room)
         self._lines: DeferredQueue[str | None] = DeferredQueue()
         self._over: Deferred[None] = Deferred()
@@ -57,6 +69,7 @@ class Plain:
         try:
             await self._over
         finally:
+            self._wait_no_more()
             await self._session.end()
             await running
             typing.cancel()
@@ -77,13 +90,17 @@ class Plain:
 
     def connection(self, state: LinkState) -> None:
         """Write what has become of the connection."""
+        self._look_at_end()
         line = connection_line(state, 0.0)
         if line != self._has_been_told and (state.is_connected or state.wait_s is not None):
             self._has_been_told = line
             self._write(f"-- {line}")
 
     def notice(self, notice: Notice, room: Room | None) -> None:
-        """Write a line of our own."""
+        """Write a line of our own; what goes wrong in a script is its last word."""
+        if self._is_script and notice.is_bad:
+            self._fault = self._fault or notice.text
+            return
         self._write(f"-- {notice.text}")
 
     def opened(self, room: Room | None) -> None:
@@ -103,8 +120,10 @@ class Plain:
         return lambda: None
 
     def quit(self) -> None:
-        """End."""
+        """End, and tell what is not done."""
         if not self._over.called:
+            if self._undone and not self._farewell:
+                self._farewell = _not_done(self._undone)
             self._over.callback(None)
 
     # -- the two directions ------------------------------------------------------------------------------------------
@@ -116,25 +135,67 @@ class Plain:
             self._farewell = str(ended)
         except Exception:  # the boundary: it is told, and the chat ends
             _log.failure("the chat failed")
-            self._farewell = "This is a fault of the chat itself; with --log FILE it is written down."
+            self._farewell = FAULT
         self.quit()
 
     async def _run_lines(self) -> None:
         await self._session.ready()
-        await self._interpreter.attempt(self._session.settled())
+        await self._settle()
         self._interpreter.open_first()
-        while not self._over.called:
+        while not self._over.called and not self._fault:
             line = await self._lines.get()
             if line is None:
                 break
             try:
                 await self._interpreter.type(line)
-                # What the next line is about has to be known when it is read.
-                await self._interpreter.attempt(self._session.settled())
             except Exception:  # the boundary of a line
                 _log.failure("something failed that was typed")
-                self._write("-- This is a fault of the chat itself; with --log FILE it is written down.")
+                self.notice(Notice(FAULT, is_bad=True), None)
+            self._undone = max(0, self._undone - 1)
+            # What the next line is about has to be known when it is read.
+            await self._settle()
+        self._farewell = self._farewell or self._fault
         self.quit()
+
+    async def _settle(self) -> None:
+        try:
+            await self._session.settled()
+        except ChatError as error:
+            # What has been done is done; an end of the session is told by who runs it.
+            _log.info("the stream has not settled: {error}", error=error)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _has_read(self, line: str | None) -> None:
+        """Take a line, or the end of the input."""
+        meant = parse_line(line) if line is not None else None
+        if line is None or (isinstance(meant, Command) and meant.name in ENDINGS):
+            self._has_all = True
+        elif not self._has_all:
+            self._undone += 1
+        self._lines.put(line)
+        self._look_at_end()
+
+    def _look_at_end(self) -> None:
+        """When the end of the input has been read, a connection is waited for no longer than PATIENCE_S."""
+        if self._session.is_connected or not self._has_all or self._over.called:
+            self._wait_no_more()
+        elif self._giving_up is None:
+            self._giving_up = self._reactor.callLater(PATIENCE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._giving_up = None
+        self._farewell = "There is no connection."
+        if self._undone:
+            self._farewell += f" {_not_done(self._undone)}"
+        self.quit()
+
+    def _wait_no_more(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+    # -- the input ---------------------------------------------------------------------------------------------------
 
     def _read_lines(self) -> None:
         """Read the input in a thread of its own: a file or a terminal cannot be waited for in the same way."""
@@ -149,9 +210,9 @@ class Plain:
                 lines, rest = [*lines, rest], b""
             for line in lines:
                 if line:
-                    self._reactor.callFromThread(self._lines.put, line.decode("utf-8", "replace"))
+                    self._reactor.callFromThread(self._has_read, line.decode("utf-8", "replace"))
             if not piece:
-                self._reactor.callFromThread(self._lines.put, None)
+                self._reactor.callFromThread(self._has_read, None)
                 return
 
     def _read(self) -> None:
@@ -179,3 +240,7 @@ class Plain:
         encoding = self._out.encoding or "utf-8"
         # What this terminal cannot show must not end the chat.
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._out, flush=True)
+
+
+def _not_done(count: int) -> str:
+    return "1 line has not been done." if count == 1 else f"{count} lines have not been done."

@@ -107,8 +107,11 @@ class Screen:
         finally:
             self._app.output.write_raw(_ASK_NO_FOCUS)
             self._app.output.flush()
+            unsent = self._session.unsent
             await self._session.end()
             await running
+        if unsent and not self._farewell:
+            return "1 message was not sent." if unsent == 1 else f"{unsent} messages were not sent."
         return self._farewell
 
     # -- what happens ------------------------------------------------------------------------------------------------
@@ -163,6 +166,8 @@ class Screen:
         self._bottom = None
         self._fill()
         self._read()
+        if room is not None:
+            self._start(self._session.ask_presence(room.members.present()), is_quiet=True)
         self._app.invalidate()
 
     def sending(self, room: Room, body: str) -> Callable[[], None]:
@@ -308,12 +313,12 @@ class Screen:
             if self._buffer.text:
                 self._buffer.reset()
             else:
-                self.quit()
+                self._start(self._interpreter.type("/quit"))
 
         @keys.add("c-d")
         def _quit(event: KeyPressEvent) -> None:
             if not self._buffer.text:
-                self.quit()
+                self._start(self._interpreter.type("/quit"))
 
         @keys.add("tab")
         def _complete(event: KeyPressEvent) -> None:

@@ -9,17 +9,18 @@ Spec: docs/stream.md; client-server API, the sections of the endpoints.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from homeserver.streamclient import LinkState, StreamClient, StreamEnded, StreamError, to_device_messages
 
 from . import text
 from .commands import alias_localpart
-from .http import USER_AGENT, ChatError, Http, Refused, refusal_text
+from .http import USER_AGENT, ChatError, Http, Refused, Unreachable, refusal_text
 from .login import log_out
 from .model import Model, News, Room
 from .naming import full_alias, full_user_id
@@ -44,6 +45,10 @@ SAVE_AFTER_S: Final = 10.0
 RETURN_TIMEOUT_S: Final = 10.0
 SETTLED_TIMEOUT_S: Final = 5.0
 GOODBYE_TIMEOUT_S: Final = 2.0
+# LIMIT: how many people's presence is asked for at a time.
+MAX_ASKED: Final = 30
+# A server takes no more than one presence in so many seconds, unless it is told otherwise.
+PRESENCE_EVERY_S: Final = 10.0
 MARK: Final = "org.sennit.chat.mark"
 
 Answer = TypeVar("Answer")
@@ -66,9 +71,14 @@ class SessionEnded(ChatError):
 
 
 class Session:
-    """What an account knows and can do. `reactor` is where its timers run."""
+    """What an account knows and can do. `reactor` is where its timers run.
 
-    def __init__(self, saved: SavedSession, store: SavedSessions, http: Http, reactor: Any) -> None:
+    `presence` is what its connections stand for, online unless it is said; with `offline` nobody sees them come and go.
+    """
+
+    def __init__(
+        self, saved: SavedSession, store: SavedSessions, http: Http, reactor: Any, *, presence: str | None = None
+    ) -> None:
         self.saved = saved
         self.model = Model(saved.user_id)
         self._store = store
@@ -83,10 +93,18 @@ class Session:
         self._being_read: set[str] = set()
         # Room ID -> the event up to which we have said that we have read.
         self._has_read: dict[str, str] = {}
-        self._presence: str | None = None
+        self._presence = presence
+        # The presence and the status that were told last, and when.
+        self._told_presence: tuple[str, str] | None = None
+        self._told_presence_at = float("-inf")
+        self._asked_presence: set[str] = set()
+        # An initial sync tells who is there; `since` tells no more than changes.
+        self._is_presence_known = saved.since is None
         self._waiting: list[Deferred[None]] = []
         self._is_ready = False
-        self._is_connected = False
+        self.is_connected = False
+        self.unsent = 0
+        self._sent: list[Deferred[None]] = []
         # What we wait for in the stream, by what is written on it.
         self._marks: dict[str, Deferred[None]] = {}
         # Event ID -> who waits for our own event to come back.
@@ -118,7 +136,7 @@ class Session:
                 if error.errcode in ("M_UNKNOWN_TOKEN", "M_USER_DEACTIVATED"):
                     self._forget()
                     raise SessionEnded("You have been logged out. Start again to log in.") from error
-                raise SessionEnded(f"The server has ended this: {refusal_text(error)}") from error
+                raise SessionEnded(f"The connection has ended: {refusal_text(error)}") from error
 
     async def ready(self) -> None:
         """Wait until there is a connection, and the rooms are known."""
@@ -132,7 +150,7 @@ class Session:
         self._is_ended = True
         self.save()
         if self._stream is not None:
-            if self._is_connected and self.saved.access_token:
+            if self.is_connected and self.saved.access_token and self._presence != "offline":
                 await self._within(GOODBYE_TIMEOUT_S, self._say_goodbye(self._stream))
             await self._stream.stop()
 
@@ -197,7 +215,7 @@ class Session:
                     self._save_call = self.reactor.callLater(SAVE_AFTER_S, self.save)
 
     def _watch(self, state: LinkState) -> None:
-        self._is_connected = state.is_connected
+        self.is_connected = state.is_connected
         if state.is_connected and self.model.next_batch is not None:
             self._is_ready_now()
         if self._listener is not None:
@@ -220,9 +238,10 @@ class Session:
 
     async def _say_goodbye(self, stream: StreamClient) -> None:
         """Be offline at once, and not only after a while: this connection stands for nobody any more."""
-        known = self.model.presence.get(self.user_id)
         await self._done(stream.set_presence("offline"))
-        await self._done(stream.presence("offline", known.status if known is not None else ""))
+        if self.reactor.seconds() - self._told_presence_at >= PRESENCE_EVERY_S:
+            known = self.model.presence.get(self.user_id)
+            await self._done(stream.presence("offline", known.status if known is not None else ""))
 
     async def _within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
         """Do something that is not worth much waiting, nor an error."""
@@ -232,6 +251,10 @@ class Session:
             pass
 
     def _is_ready_now(self) -> None:
+        if not self._is_ready and self._presence != "offline":
+            partners = [self.model.partner(room) for room in self.model.listed()]
+            users = [self.user_id, *(user_id for user_id in partners if user_id is not None)]
+            Deferred.fromCoroutine(self.ask_presence(users)).addErrback(_not_known)
         self._is_ready = True
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -257,7 +280,14 @@ class Session:
             "body": body,
             "m.mentions": {"user_ids": mentioned} if mentioned else {},
         }
-        result = await self._ask("send", room_id=room.room_id, event_type="m.room.message", content=content)
+        self.unsent += 1
+        try:
+            result = await self._ask("send", room_id=room.room_id, event_type="m.room.message", content=content)
+        finally:
+            self.unsent -= 1
+            sent, self._sent = (self._sent, []) if not self.unsent else ([], self._sent)
+            for each in sent:
+                each.callback(None)
         event_id = result.get("event_id")
         if isinstance(event_id, str) and room.timeline.find(event_id) is None:
             waiting = self._returning[event_id] = Deferred()
@@ -266,6 +296,17 @@ class Session:
             except TimeoutError:
                 # It has been sent; that is all that matters.
                 self._returning.pop(event_id, None)
+
+    async def all_sent(self, seconds: float) -> bool:
+        """Wait for the answers to what was said, where there is a connection; return whether all of it is sent."""
+        if self.unsent and self.is_connected:
+            sent: Deferred[None] = Deferred()
+            self._sent.append(sent)
+            try:
+                await sent.addTimeout(seconds, self.reactor)
+            except TimeoutError:
+                self._sent.remove(sent)
+        return not self.unsent
 
     async def typing(self, room: Room, is_typing: bool) -> None:
         """Tell that we type, or do no more; not more often than is worth it."""
@@ -299,11 +340,30 @@ class Session:
 
     async def set_presence(self, presence: str, status: str) -> None:
         """Tell whether we are there."""
-        self._presence = presence
-        stream = self._need_stream()
-        # For the connections to come, and now.
-        await self._done(stream.set_presence(presence))
-        await self._done(stream.presence(presence, status))
+        stream, now = self._need_stream(), self.reactor.seconds()
+        if presence != self._presence:
+            # For the connections to come.
+            self._presence = presence
+            await self._done(stream.set_presence(presence))
+        if (presence, status) != self._told_presence or now - self._told_presence_at >= PRESENCE_EVERY_S:
+            await self._done(stream.presence(presence, status))
+            self._told_presence, self._told_presence_at = (presence, status), now
+
+    async def ask_presence(self, users: Iterable[str]) -> None:
+        """Ask who is there, of those of whom the stream has not told; no more than MAX_ASKED of them, and each once."""
+        unknown = [user for user in users if user not in self._asked_presence and user not in self.model.presence]
+        for user_id in unknown[:MAX_ASKED] if not self._is_presence_known else ():
+            self._asked_presence.add(user_id)
+            try:
+                content = await self._http.ask("GET", "v3", "presence", user_id, "status")
+            except Unreachable:
+                self._asked_presence.discard(user_id)
+                return
+            except Refused:
+                continue
+            if user_id not in self.model.presence and self._listener is not None and not self._is_ended:
+                event = {"type": "m.presence", "sender": user_id, "content": content}
+                self._listener.told(self.model.fold({"presence": {"events": [event]}}))
 
     async def set_topic(self, room: Room, topic: str) -> None:
         """Set the topic of a room."""
@@ -422,6 +482,10 @@ class Session:
             raise ChatError("There is no connection any more.") from error
         except StreamError as error:
             raise ChatError(refusal_text(error)) from error
+
+
+def _not_known(failure: Failure) -> None:
+    _log.failure("presence could not be asked for", failure)
 
 
 def _room_id(answer: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from homeserver.chat.http import ChatError, Http, Refused, Unreachable, normal_url
-from homeserver.chat.login import check_server, log_in, log_out, register
+from homeserver.chat.login import check_registration, check_server, log_in, log_out, register
 
 LOGGED_IN = {"user_id": "@ann:x", "device_id": "D", "access_token": "secret"}
 TOKEN_FLOW = {"flows": [{"stages": ["m.login.registration_token"]}], "session": "s1", "params": {}}
@@ -72,6 +72,16 @@ async def test_open_registration_needs_no_token(played: Played) -> None:
     await register(Http(played.url, reactor), "@ann:x", "pw", _never)
     [_first, (_path, body)] = played.asked
     assert ("ann", {"type": "m.login.dummy", "session": "s1"}) == (body["username"], body["auth"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_account_is_asked_for_before_the_password(played: Played) -> None:
+    played.answers = [(401, BOTH_FLOW), (403, {"errcode": "M_FORBIDDEN", "error": "Registration is closed"})]
+    http = Http(played.url, reactor)
+    await check_registration(http, "@ann:x")
+    with pytest.raises(ChatError, match="Registration is closed"):
+        await check_registration(http, "ann")
+    assert [{"username": "ann"}] * 2 == [body for _path, body in played.asked]
 
 
 @pytest_twisted.ensureDeferred

@@ -10,7 +10,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ class Town:
 
     server: RunningServer
     folder: Path
+    people: list[str] = field(default_factory=list)
 
     def environment(self, name: str) -> dict[str, str]:
         """What a person's programs are given."""
@@ -64,7 +65,13 @@ class Town:
 
     def say(self, name: str, *lines: str, arguments: tuple[str, ...] = ()) -> list[str]:
         """Let a person type lines into a plain chat, and return what it wrote."""
-        done = subprocess.run(
+        done = self.script(name, *lines, arguments=arguments)
+        assert (0, "") == (done.returncode, done.stderr), done.stdout
+        return done.stdout.splitlines()
+
+    def script(self, name: str, *lines: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Hand lines to a plain chat, and return what has become of it."""
+        return subprocess.run(
             self.command(name, "--plain", *arguments),
             input="".join(f"{line}\n" for line in lines),
             capture_output=True,
@@ -73,8 +80,6 @@ class Town:
             env={"LANG": "C.UTF-8", "TZ": "UTC", **self.environment(name)},
             cwd=self.folder / name,
         )
-        assert (0, "") == (done.returncode, done.stderr), done.stdout
-        return done.stdout.splitlines()
 
     def settle(self, name: str, *lines: str) -> list[str]:
         """Make an account by way of the plain chat."""
@@ -260,8 +265,8 @@ def test_window_without_the_focus_reads_nothing(town: Town) -> None:
 
 
 def test_commands_of_the_plain_chat(town: Town) -> None:
-    town.settle("jon", "hello?", "/create Kitchen public", "/topic Soup", "/topic", "/nick Jon the cook", "hi", "/foo")
-    lines = _said(town.say("jon", "/topic", "/who", "/rooms", "/join nowhere", "/me stirs", "//slash", "/leave", "hi?"))
+    town.settle("jon", "/create Kitchen public", "/topic Soup", "/topic", "/nick Jon the cook", "hi")
+    lines = _said(town.say("jon", "/topic", "/who", "/rooms", "/me stirs", "//slash", "/leave"))
     for wanted in (
         "-- This is Kitchen: Soup",
         "-- The topic of Kitchen: Soup",
@@ -272,7 +277,65 @@ def test_commands_of_the_plain_chat(town: Town) -> None:
     ):
         assert wanted in lines
     assert any(line.startswith("-- Jon the cook (@jon:test.example)") for line in lines)
-    assert any("#nowhere:test.example" in line or "not found" in line.lower() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "arguments", "told"),
+    [
+        ((), ("--room", "operators"), "No room of yours is called operators."),
+        (("/open operators",), (), "No room of yours is called operators."),
+        (("/join nowhere",), (), ""),
+        (("/accept",), (), "There is no invite."),
+        (("/dm @zoe:nowhere.invalid:x:",), (), ""),
+        (("/foo",), (), "There is no /foo"),
+    ],
+    ids=["room", "open", "join", "accept", "dm", "no command"],
+)
+def test_script_ends_where_something_fails(
+    town: Town, lines: tuple[str, ...], arguments: tuple[str, ...], told: str
+) -> None:
+    name = f"abe{len(town.people)}"
+    town.people.append(name)
+    town.settle(name, f"/create Attic of {name}")
+    done = town.script(name, *lines, "not for this room", arguments=arguments)
+    assert (1, True) == (done.returncode, done.stderr.startswith(f"sennit: {told}")), done
+    assert "not for this room" not in done.stdout + "".join(town.say(name, "/older"))
+
+
+def test_nothing_is_open_where_the_wanted_room_is_not_there(town: Town) -> None:
+    town.settle("bea", "/create Bar")
+    with town.terminal("bea", "--room", "operators") as bea:
+        bea.wait_for("No room of yours is called operators.")
+        bea.enter("hi there")
+        bea.wait_for("No room is open.")
+        bea.enter("/quit")
+        assert 0 == bea.end()
+    with town.terminal("bea", "--plain", "--room", "operators") as bea:
+        bea.wait_for("-- No room is open.")
+        bea.enter("hi there")
+        bea.wait_for("-- No room is open. /open ROOM")
+        bea.enter("/quit")
+        assert 0 == bea.end()
+    assert not any("bea: hi there" in line for line in town.say("bea", "/open bar", "/older"))
+
+
+def test_who_is_there_is_known_after_coming_back(town: Town) -> None:
+    town.settle("ella")
+    town.settle("dora", "/dm ella")
+    with town.terminal("ella") as ella:
+        ella.wait_for("/accept")
+        ella.enter("/accept")
+        ella.wait_for("ella is here now")
+        for _time in range(2):
+            with town.terminal("dora") as dora:
+                dora.wait_for("● ella")
+                dora.enter("/quit")
+                assert 0 == dora.end()
+        # A script is nobody who is there.
+        town.say("dora", "hello")
+        ella.wait_for("dora: hello")
+        assert "○ dora" in ella.text
+        assert any(line.startswith("-- ella") and line.endswith("online") for line in town.say("dora", "/who"))
 
 
 def test_invite_can_be_declined(town: Town) -> None:
@@ -314,9 +377,9 @@ def test_encrypted_room_is_not_written_to(town: Town) -> None:
     room_id = urllib.parse.quote(next(iter(saved["snapshot"]["rooms"]["join"])), safe="")
     algorithm = {"algorithm": "m.megolm.v1.aes-sha2"}
     _call(town.server, "PUT", f"rooms/{room_id}/state/m.room.encryption", saved["access_token"], algorithm)
-    lines = _said(town.say("max", "in the clear"))
-    assert "-- Not sent: This room is encrypted, and this chat does not encrypt. Use another client here." in lines
-    assert not any("in the clear" in line for line in lines)
+    done = town.script("max", "in the clear")
+    told = "sennit: Not sent: This room is encrypted, and this chat does not encrypt. Use another client here.\n"
+    assert (1, told, False) == (done.returncode, done.stderr, "in the clear" in done.stdout)
 
 
 def test_chat_goes_on_after_the_server_was_away(tmp_path: Path) -> None:
@@ -338,6 +401,32 @@ def test_chat_goes_on_after_the_server_was_away(tmp_path: Path) -> None:
             nia.enter("/logout")
             assert 0 == nia.end()
     assert [] == list((tmp_path / "nia" / "state").glob("sennit/chat/*/*.json"))
+
+
+def test_messages_that_are_not_sent_are_told_at_the_end(tmp_path: Path) -> None:
+    with run_server(tmp_path / "server", f"sqlite:///{tmp_path / 'homeserver.db'}") as server:
+        town = Town(server, tmp_path)
+        town.settle("pia", "/create Pier")
+        pia, pit = town.newcomer("pia2"), town.terminal("pia", "--plain")
+        pia.enter("/create Pond")
+        pia.wait_for("pia2 calls the room Pond")
+        pit.wait_for("-- This is Pier")
+    with pia, pit:
+        pia.wait_for("reconnecting")
+        pia.enter("said in between")
+        pia.wait_for("…   said in between")
+        pia.enter("/quit")
+        pia.wait_for("1 message is not sent yet. /quit again")
+        pia.enter("/quit")
+        assert 1 == pia.end()
+        assert "1 message was not sent." in pia.text
+        pit.wait_for("-- reconnecting")
+        pit.enter("said in between")
+        pit.enter("/quit")
+        assert 1 == pit.end()
+        assert "There is no connection. 1 line has not been done." in pit.text
+    done = town.script("pia", "one", "two")
+    assert (1, "sennit: There is no connection. 2 lines have not been done.\n") == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize(
