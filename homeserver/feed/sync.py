@@ -42,6 +42,9 @@ from .unread import Unread
 from .visible import Reader, Seen, load_stay, see
 
 DEFAULT_LIMIT: Final = 10
+# LIMIT: of the events of a response that another one goes on from, as they are counted in memory: about a quarter of a
+# megabyte as JSON.
+MAX_UNBROKEN_SIZE: Final = 1024**2
 MAX_TIMEOUT_S: Final = 120.0
 # LIMIT: members of whom a device is remembered to know already; then all are told again.
 MAX_SENT_MEMBERS: Final = 5_000
@@ -308,6 +311,7 @@ class Sync:
                 continue
             end = await self._timeline.unbroken_end(place.room_id, place.room_nid, room.after, room.upto, limit)
             cut = min(cut, end if room.shown_upto is None else min(end, room.shown_upto))
+        cut = min(cut, _light_end(rooms, upto))
         return cut if cut < upto else None
 
     def _changed_places(self, request: SyncRequest, user: UserFeed, since: int | None) -> list[UserRoom]:
@@ -712,6 +716,21 @@ def _is_there(user: UserFeed, place: UserRoom) -> bool:
     """Tell whether a user is still in a room that is told as it was: its members of now are no business of others."""
     now = user.rooms.get(place.room_id)
     return now is not None and now.membership == "join"
+
+
+def _light_end(rooms: Sequence[_Room], upto: int) -> int:
+    """Return where a response has to end so that its timelines are not large, though one event always fits."""
+    told = [seen.stored for room in rooms if room.after is not None for seen in room.events or ()]
+    if len(told) < 2 or sum(stored.size for stored in told) <= MAX_UNBROKEN_SIZE:
+        return upto
+    told.sort(key=lambda stored: stored.position or 0)
+    size, end = 0, 0
+    for stored in told:
+        size += stored.size
+        if end and size > MAX_UNBROKEN_SIZE:
+            return end
+        end = stored.position or 0
+    return upto
 
 
 def _empty(upto: int, counts: bytes) -> bytes:

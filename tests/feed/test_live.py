@@ -404,3 +404,18 @@ async def test_what_was_acknowledged_of_a_full_inbox_is_gone_also_if_the_connect
     assert follower.token is not None
     assert await inbox.live.acknowledge(follower.place, follower.token)
     assert await inbox.waiting(bob) == 30
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_events_come_a_few_at_a_time(rooms: RoomServer) -> None:
+    alice, bob = await rooms.users("alice", "bob")
+    first, second = await rooms.room(alice, members=[bob]), await rooms.room(alice, members=[bob])
+    since = rooms.feed.watermark
+    for number in range(24):
+        await rooms.say(first if number % 2 else second, alice, "x" * 40_000)
+    follower = Follower(live_of(rooms, make_sync(rooms), most=100), place_of(bob, since))
+    await follower.read()
+    for room in (first, second):
+        assert follower.journal[room] == await history(rooms, room, since)
+    assert follower.limited == []
+    assert max(len(orjson.dumps(update)) for update in follower.updates) < 400_000

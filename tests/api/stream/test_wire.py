@@ -58,10 +58,14 @@ class Ends:
 
     def read(self) -> bytes:
         """Return what the kernel has for the client, without a turn of the reactor."""
+        found = b""
         try:
-            return self.client.recv(1 << 20)
+            # Over TLS, a call returns one record.
+            while part := self.client.recv(1 << 20):
+                found += part
         except (BlockingIOError, ssl.SSLWantReadError):
-            return b""
+            pass
+        return found
 
     async def read_exactly(self, size: int) -> bytes:
         found = bytearray()
