@@ -80,6 +80,7 @@ class Screen:
         self._is_focused = True
         self._is_loading = False
         self._is_first = True
+        self._is_one_wanted = first_room is not None
         self._connection = LinkState(False)
         self._changed_at = 0.0
         self._is_ticking = False
@@ -134,10 +135,17 @@ class Screen:
         self._tick()
 
     def _show_first(self) -> None:
-        """Open a room as soon as one is known: once."""
-        if self._is_first and self._session.model.rooms:
+        """Open a room as soon as one is known: once. One that is wanted may be new, so all has to be known."""
+        if self._is_first and (self._session.model.rooms or self._is_one_wanted):
             self._is_first = False
-            self._interpreter.open_first()
+            if self._is_one_wanted:
+                self._start(self._open_wanted())
+            else:
+                self._interpreter.open_first()
+
+    async def _open_wanted(self) -> None:
+        await self._interpreter.attempt(self._session.settled())
+        self._interpreter.open_first()
 
     def _tick(self) -> None:
         """Draw the seconds go by until the next attempt to connect."""

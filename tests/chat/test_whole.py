@@ -317,6 +317,12 @@ def test_nothing_is_open_where_the_wanted_room_is_not_there(town: Town) -> None:
         bea.enter("/quit")
         assert 0 == bea.end()
     assert not any("bea: hi there" in line for line in town.say("bea", "/open bar", "/older"))
+    # One that has come meanwhile is found.
+    token = json.loads(town.session("bea").read_text())["access_token"]
+    _call(town.server, "POST", "createRoom", token, {"name": "Operators"})
+    with town.terminal("bea", "--room", "operators") as bea:
+        bea.wait_for("bea calls the room Operators")
+        assert "No room of yours" not in bea.text
 
 
 def test_who_is_there_is_known_after_coming_back(town: Town) -> None:
