@@ -135,9 +135,11 @@ class Positions:
             while self._open and self._open[0].is_finished:
                 first = self._open.popleft()
                 self._watermark = first.number
-                if first.publish is not None:
+                # Let go of: what is published mostly holds its position, and such a circle would hold both.
+                publish, first.publish = first.publish, None
+                if publish is not None:
                     try:
-                        first.publish()
+                        publish()
                     except Exception:  # a reader's failure must not stop the stream
                         logger.exception("Publishing position %d failed", first.number)
         finally:
