@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -497,3 +498,29 @@ async def test_logging_in_anew_on_a_device_ends_its_connections(world: World) ->
     assert account is not None
     await world.parts.users.sessions.log_in(account, device_id=login.device_id)
     assert wire.ending is not None and wire.ending.code == 4401
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sent_message_is_in_no_circle_that_only_the_garbage_collector_could_free(world: World) -> None:
+    wire = await world.connect(await world.log_in("alice"))
+    room = await world.room("alice")
+
+    async def send(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            wire.say("send", number, room_id=room, event_type="m.room.message", content={"body": "x"})
+            await until(lambda number=number: number in wire.answers)
+        wire.sent.clear()
+
+    await send(0, 10)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await send(10, 10)
+        gc.collect()
+        found = {type(each).__name__ for each in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not found & {"Event", "StoredEvent", "Judged", "Prepared", "WebRequest", "Response", "Deferred"}
