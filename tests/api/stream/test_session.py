@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class World:
         self.parts = built
         self.door: StreamDoor = built.stream
         self.tokens: dict[str, Login] = {}
+        self.wires: list[Wire] = []
 
     async def log_in(self, name: str) -> Login:
         user_id = UserID(f"@{name}:{SERVER}")
@@ -117,6 +119,7 @@ class World:
     def begin(self, address: str = "192.0.2.1") -> Wire:
         wire = Wire(address)
         wire.session = self.door.begin(wire)
+        self.wires.append(wire)
         return wire
 
     async def room(self, name: str) -> str:
@@ -132,11 +135,11 @@ class World:
         return orjson.loads(answer.body)
 
 
-@pytest_twisted.async_yield_fixture
-async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+@asynccontextmanager
+async def running(folder: Path, database_url: str) -> AsyncIterator[World]:
     config = Config.from_mapping(
         {
-            "server": {"name": SERVER, "data_dir": str(tmp_path)},
+            "server": {"name": SERVER, "data_dir": str(folder)},
             "database": {"url": database_url},
             "registration": {"bcrypt_rounds": 4},
             "federation": {"enabled": False},
@@ -146,10 +149,27 @@ async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
     )
     server = Homeserver(config, reactor=reactor)
     await server.start(listen=False)
+    world = World(server)
     try:
-        yield World(server)
+        yield world
     finally:
+        for wire in world.wires:
+            if wire.session is not None:
+                wire.session.lost()
         await server.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A server on SQLite: sessions know nothing of databases."""
+    async with running(tmp_path, f"sqlite:///{tmp_path / 'a.db'}") as found:
+        yield found
+
+
+@pytest_twisted.async_yield_fixture
+async def any_world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    async with running(tmp_path, database_url) as found:
+        yield found
 
 
 async def until(condition: Any) -> None:
@@ -199,9 +219,9 @@ async def test_an_unknown_token_ends_it(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_messages_of_one_connection_keep_their_order(world: World) -> None:
-    wire = await world.connect(await world.log_in("alice"))
-    room = await world.room("alice")
+async def test_messages_of_one_connection_keep_their_order(any_world: World) -> None:
+    wire = await any_world.connect(await any_world.log_in("alice"))
+    room = await any_world.room("alice")
     content = {"msgtype": "m.text", "body": "x"}
     for number in range(40):
         wire.say("send", number, room_id=room, event_type="m.room.message", content=content)
@@ -212,12 +232,12 @@ async def test_messages_of_one_connection_keep_their_order(world: World) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_repeated_send_happens_once(world: World) -> None:
-    login = await world.log_in("alice")
-    room = await world.room("alice")
+async def test_a_repeated_send_happens_once(any_world: World) -> None:
+    login = await any_world.log_in("alice")
+    room = await any_world.room("alice")
     answers = []
     for _ in range(2):
-        wire = await world.connect(login)
+        wire = await any_world.connect(login)
         wire.say("send", "t1", room_id=room, event_type="m.room.message", content={"body": "x", "msgtype": "m.text"})
         await until(lambda wire=wire: "t1" in wire.answers)
         answers.append(wire.answers["t1"]["result"])
@@ -315,10 +335,10 @@ async def test_a_message_that_never_ends_and_an_auth_that_never_comes_end_it(wor
 
 
 @pytest_twisted.ensureDeferred
-async def test_logging_out_ends_the_connections_of_that_device_alone(world: World) -> None:
-    first, second = await world.log_in("alice"), await world.log_in("alice")
-    one, other = await world.connect(first), await world.connect(second)
-    await world.call(first.tokens.access_token, "POST", "/logout")
+async def test_logging_out_ends_the_connections_of_that_device_alone(any_world: World) -> None:
+    first, second = await any_world.log_in("alice"), await any_world.log_in("alice")
+    one, other = await any_world.connect(first), await any_world.connect(second)
+    await any_world.call(first.tokens.access_token, "POST", "/logout")
     await until(lambda: one.ending)
     assert one.ending is not None and (one.ending.code, one.ending.errcode) == (4401, "M_UNKNOWN_TOKEN")
     other.say("ping", "still")
@@ -490,13 +510,13 @@ async def test_a_full_inbox_goes_on_after_the_connection_was_lost(world: World) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_logging_in_anew_on_a_device_ends_its_connections(world: World) -> None:
+async def test_logging_in_anew_on_a_device_ends_its_connections(any_world: World) -> None:
     """Spec: "the server will invalidate any access and refresh tokens previously assigned to that device"."""
-    login = await world.log_in("alice")
-    wire = await world.connect(login)
-    account = await world.parts.users.accounts.find(UserID(f"@alice:{SERVER}"))
+    login = await any_world.log_in("alice")
+    wire = await any_world.connect(login)
+    account = await any_world.parts.users.accounts.find(UserID(f"@alice:{SERVER}"))
     assert account is not None
-    await world.parts.users.sessions.log_in(account, device_id=login.device_id)
+    await any_world.parts.users.sessions.log_in(account, device_id=login.device_id)
     assert wire.ending is not None and wire.ending.code == 4401
 
 
