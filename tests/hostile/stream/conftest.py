@@ -31,7 +31,7 @@ sessions_per_user = 300
 sessions_per_address = 2000
 
 [sessions]
-refreshable_access_token_lifetime_ms = 2000
+refreshable_access_token_lifetime_ms = 4000
 """
 STRICT = """
 [stream]
