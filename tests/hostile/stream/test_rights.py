@@ -186,10 +186,10 @@ def test_a_fresh_token_keeps_a_stream_open(mallory: Actor) -> None:
     second, refresh = refreshable(mallory)
     with dial(mallory.url, token=second.token) as wire:
         wire.call(1, "ping")
-        time.sleep(1)
+        time.sleep(2)
         renewed = Actor(mallory.url, "x").call("POST", "/refresh", {"refresh_token": refresh})
         assert "result" in wire.call(2, "auth", {"access_token": renewed["access_token"]})
-        time.sleep(1.5)
+        time.sleep(3)
         assert {"id": 3, "result": {}} == wire.call(3, "ping")
 
 
