@@ -323,6 +323,11 @@ class StreamDoor:
         session.end(Ending(TOKEN_EXPIRED, "M_UNKNOWN_TOKEN", "The access token has expired"))
         return True
 
+    def move_on(self, place: Place, user: UserFeed) -> None:
+        """Keep a place in the present while nothing happens."""
+        if not self.is_dropped(user):
+            self._live.move_on(place, user)
+
     def has_news(self, place: Place, user: UserFeed) -> bool:
         """Tell whether there may be something to tell."""
         return self._live.has_news(place, user)

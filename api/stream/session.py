@@ -577,6 +577,8 @@ class Session:
         if self._may_tell() and self._door.has_other_counts(self._place):
             # Nobody is woken when others claim keys.
             self._update()
+        if not self._is_updating and self._user is not None:
+            self._door.move_on(self._place, self._user)
         silence = now - self._heard_at
         if silence < times.ping_s:
             return

@@ -113,6 +113,16 @@ class LiveUpdates:
         # At the beginning, and after an acknowledgement that was waited for: the inbox may have something from before.
         return self._has_device(place) and place._inbox_upto is None and not place._is_waiting
 
+    def move_on(self, place: Place, user: UserFeed) -> None:
+        """Move a place to the present if nothing has concerned the user since; not while its update is being made.
+
+        A place that stood still would be left behind by what the feed has in memory, and its next update be read from
+        the database.
+        """
+        position = place.position
+        if position is not None and user.floor <= position >= user.last_change:
+            place.position = max(position, self._feed.watermark)
+
     def has_other_counts(self, place: Place) -> bool:
         """Tell whether the device's keys may have become fewer since they were told of; that wakes nobody."""
         if self._devices is None or place.device_nid is None:

@@ -419,3 +419,23 @@ async def test_large_events_come_a_few_at_a_time(rooms: RoomServer) -> None:
         assert follower.journal[room] == await history(rooms, room, since)
     assert follower.limited == []
     assert max(len(orjson.dumps(update)) for update in follower.updates) < 400_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_place_moves_on_while_nothing_concerns_it_and_not_past_what_does(rooms: RoomServer) -> None:
+    alice, bob = await rooms.users("alice", "bob")
+    mine, other = await rooms.room(bob), await rooms.room(alice)
+    user = await rooms.user_feed(bob)
+    live = live_of(rooms, make_sync(rooms))
+    follower = Follower(live, place_of(bob, rooms.feed.watermark))
+    await follower.read()
+    await rooms.say(other, alice)
+    live.move_on(follower.place, user)
+    assert follower.place.position == rooms.feed.watermark
+    before = rooms.feed.watermark
+    first = await rooms.say(mine, bob)
+    await rooms.say(other, alice)
+    live.move_on(follower.place, user)
+    assert follower.place.position == before
+    await follower.read()
+    assert follower.journal[mine] == [str(first.event_id)]
