@@ -384,7 +384,7 @@ class Federation(Section):
 class Cache(Section):
     """Memory."""
 
-    memory_budget_bytes: Size = Field(default=64 * 1024**2, ge=1024**2, description="For all caches together.")
+    memory_budget_bytes: Size = Field(default=128 * 1024**2, ge=1024**2, description="For all caches together.")
 
 
 class Turn(Section):
