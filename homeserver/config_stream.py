@@ -50,7 +50,7 @@ class Stream(Section):
     )
     sessions_per_user: int = Field(default=100, ge=1, description="Most connections of one user.")
     sessions_per_address: int = Field(default=1000, ge=1, description="Most connections from one address.")
-    max_sessions: int = Field(default=20_000, ge=1, description="Most connections in all.")
+    max_sessions: int = Field(default=16_000, ge=1, description="Most connections in all.")
     compression: bool = Field(
         default=True, description="Compression is agreed to, over WebSocket, if a client offers it."
     )
