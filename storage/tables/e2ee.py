@@ -127,6 +127,16 @@ to_device_transactions = Table(
     Index("to_device_transactions_by_age", "created_ts"),
 )
 
+# The device that a user has put by to receive keys while nobody is logged in (MSC3814); `content` is what the client
+# needs to make it work again, as JSON. The device is one of `devices` besides, with its keys and its inbox.
+dehydrated_devices = Table(
+    "dehydrated_devices",
+    metadata,
+    number("user_nid", primary_key=True),
+    number("device_nid"),
+    Column("content", JsonBytes, nullable=False),
+)
+
 # Backups of room keys; only the newest one that is not deleted can be written to. A deleted one keeps its row, so that
 # its number is not used again.
 key_backups = Table(
