@@ -304,7 +304,7 @@ async def build(
             data.presence.seen(requester.user_id, requester.device_id, set_presence, for_s=for_s)
 
         routes = _routes(base, data, users, rooms, media, register, access, filters, seen)
-        routes += data.encryption.routes(users.interactive_auth)
+        routes += data.encryption.routes(users.sessions, users.devices, users.interactive_auth)
         routes += OpenIDAPI(openid, server_name=base.server_name).routes()
         if base.links is not None:
             inlets = build_inlets(base, data, users, rooms, openid, media, base.links, users.may_invite)
@@ -564,7 +564,7 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
         sessions,
         devices,
         leave_rooms=leave_rooms,
-        erasers=(data.encryption.key_backups.erase,),
+        erasers=data.encryption.account_erasers,
         registered=registered,
     )
     registration = Registration(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from api.client.dehydrated_devices import DehydratedDevicesApi
 from api.client.key_backup import KeyBackupApi
 from api.client.keys import KeysApi
 from api.client.to_device import ToDeviceApi
@@ -25,20 +26,25 @@ from homeserver.model.ids import ServerName
 from homeserver.ports import EduOutbox, RemoteServers
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Tasks
+from homeserver.users.accounts import AccountEraser
 from homeserver.users.cross_signing import CrossSigning
+from homeserver.users.dehydrated_devices import DehydratedDevices
 from homeserver.users.device_keys import DeviceKeys
 from homeserver.users.device_lists import DeviceLists
-from homeserver.users.devices import DeviceEraser, DeviceRenamed, DevicesDeleted
+from homeserver.users.devices import DeviceEraser, DeviceRenamed, Devices, DevicesDeleted
 from homeserver.users.interactive_auth import InteractiveAuth
 from homeserver.users.key_backup import KeyBackups
 from homeserver.users.one_time_keys import OneTimeKeys
 from homeserver.users.remote_devices import RemoteDevices
 from homeserver.users.remote_keys import RemoteKeys
+from homeserver.users.sessions import Sessions
 from homeserver.users.to_device import ToDevice
 from homeserver.web.router import Route
+from storage.dehydrated_devices import delete_dehydrated
 from storage.store import Store
 
 _TRIM_INTERVAL_S = 3600.0
+_SWEEP_INTERVAL_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class Encryption:
     """The parts. `sections` is for `Streams.devices`, `erasers` and `observe` are for `Devices`."""
 
     server_name: ServerName
+    store: Store
     feed: Feed
     tasks: Tasks
     lists_stream: DeviceListsStream
@@ -62,7 +69,12 @@ class Encryption:
     @property
     def erasers(self) -> Sequence[DeviceEraser]:
         """What deletes the keys and messages of devices; the first notes what others have to be told."""
-        return (self.device_lists.erase, self.one_time_keys.erase, self.to_device.erase)
+        return (self.device_lists.erase, self.one_time_keys.erase, self.to_device.erase, delete_dehydrated)
+
+    @property
+    def account_erasers(self) -> Sequence[AccountEraser]:
+        """What deletes the keys of users; for `Accounts`."""
+        return (self.cross_signing.erase, self.key_backups.erase)
 
     def observe(self, change: DevicesDeleted | DeviceRenamed) -> None:
         """Forget and tell what changed."""
@@ -76,13 +88,22 @@ class Encryption:
         """Go on with what the last stop interrupted."""
         self.tasks.every("trim to-device transactions", _TRIM_INTERVAL_S, self.to_device.trim)
         await self.device_lists.start()
+        if self.remote is not None:
+            self.tasks.start("sweep device lists", self.remote.sweep())
+            self.tasks.every("sweep device lists", _SWEEP_INTERVAL_S, self.remote.sweep)
 
-    def routes(self, interactive_auth: InteractiveAuth) -> list[Route]:
-        """Return the routes of the client API."""
+    def routes(self, sessions: Sessions, devices: Devices, interactive_auth: InteractiveAuth) -> list[Route]:
+        """Return the routes of the client API; `devices` deletes by `erasers`."""
+        dehydrated = DehydratedDevices(self.store, self.tasks, sessions, devices=devices, keys=self.device_keys)
         keys = KeysApi(
             self.device_keys, self.one_time_keys, self.cross_signing, interactive_auth, self.feed, self.lists_stream
         )
-        return [*keys.routes(), *KeyBackupApi(self.key_backups).routes(), *ToDeviceApi(self.to_device).routes()]
+        return [
+            *keys.routes(),
+            *KeyBackupApi(self.key_backups).routes(),
+            *ToDeviceApi(self.to_device).routes(),
+            *DehydratedDevicesApi(dehydrated).routes(),
+        ]
 
     def inlets(self, signed: Signed, edus: EduInlet) -> list[Route]:
         """Take in EDUs from now on, and return the routes of the server-server API."""
@@ -127,6 +148,7 @@ def build_encryption(
     one_time_keys = OneTimeKeys(store, counts=counts, server_name=server_name, remote=remote_keys)
     return Encryption(
         server_name=server_name,
+        store=store,
         feed=feed,
         tasks=tasks,
         lists_stream=lists_stream,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from homeserver.errors import BadJson, InvalidParam, NotFound
+from homeserver.errors import BadJson, InvalidParam, NotFound, UnknownToken
 from homeserver.model.canonical_json import JsonObject
 from homeserver.model.device_keys import (
     MASTER,
@@ -52,6 +52,20 @@ class _Found:
     users: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Checked keys of a device: its identity keys in canonical JSON or None, one-time keys with their numbers."""
+
+    identity: bytes | None
+    one_time: Sequence[tuple[int, KeyRow]]
+    fallback: Sequence[KeyRow]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to store."""
+        return self.identity is None and not self.one_time and not self.fallback
+
+
 class DeviceKeys:
     """Stores and shows keys."""
 
@@ -78,39 +92,61 @@ class DeviceKeys:
     async def upload(self, requester: Requester, body: JsonObject) -> dict[str, int]:
         """Store a device's keys, all or nothing; return how many unclaimed one-time keys of each algorithm it has.
 
-        Raises BadJson, InvalidParam, TooLarge.
+        Raises BadJson, InvalidParam, TooLarge; UnknownToken where the device is gone by now.
         """
         device_nid, device_id = requester.device_nid, requester.device_id
         if device_nid is None or device_id is None:
             raise InvalidParam("To upload keys, you must pass device_id when authenticating")
+        uploaded = self.read_upload(requester.user_id, device_id, body)
+        user_nid = requester.user_nid
+
+        def write(tx: Transaction) -> tuple[dict[str, int], bool]:
+            if device_nid not in storage.load_device_ids(tx, [user_nid]).get(user_nid, {}).values():
+                # Logged out since the request came: nobody would ever delete its keys.
+                raise UnknownToken("The device is gone")
+            is_new = self.store_upload(tx, user_nid, device_nid, device_id, uploaded)
+            return one_time_storage.count_one_time_keys(tx, device_nid), is_new
+
+        if uploaded.is_empty:
+            return await self._store.database.read(lambda tx: one_time_storage.count_one_time_keys(tx, device_nid))
+        counts, is_new = await self._store.database.write(write)
+        if uploaded.one_time or uploaded.fallback:
+            self._one_time_keys.changed([device_nid])
+        if is_new:
+            await self._device_lists.tell(requester.user_id, user_nid)
+        return counts
+
+    def read_upload(self, user_id: UserID, device_id: str, body: JsonObject) -> Upload:
+        """Return the keys of a body that has the form of `POST /keys/upload`; BadJson, InvalidParam, TooLarge."""
         identity = None
         if body.get("device_keys") is not None:
-            identity = check_device_keys(body["device_keys"], requester.user_id, device_id)
+            identity = check_device_keys(body["device_keys"], user_id, device_id)
         one_time = self._one_time_keys.number(read_one_time_keys(body.get("one_time_keys")))
         raw = body.get("fallback_keys")
         if raw is None:
             # MSC2732, by which clients of before v1.2 call them.
             raw = body.get("org.matrix.msc2732.fallback_keys")
         fallback = [KeyRow(key.algorithm, key.key_id, key.content) for key in read_one_time_keys(raw, is_fallback=True)]
-        user_nid = requester.user_nid
+        return Upload(identity, one_time, fallback)
 
-        def write(tx: Transaction) -> tuple[dict[str, int], bool]:
-            is_new = identity is not None and storage.find_device_keys(tx, user_nid, device_nid) != identity
-            if is_new and identity is not None:
-                storage.set_device_keys(tx, user_nid, device_nid, identity)
-                storage.delete_signatures_of(tx, user_nid, [device_id])
-                self._device_lists.note(tx, user_nid, [device_id])
-            self._one_time_keys.add(tx, device_nid, one_time, fallback)
-            return one_time_storage.count_one_time_keys(tx, device_nid), is_new
+    def store_upload(self, tx: Transaction, user_nid: int, device_nid: int, device_id: str, upload: Upload) -> bool:
+        """Store keys of a device in a transaction of the caller; return whether its identity keys are new ones.
 
-        if identity is None and not one_time and not fallback:
-            return await self._store.database.read(lambda tx: one_time_storage.count_one_time_keys(tx, device_nid))
-        counts, is_new = await self._store.database.write(write)
-        if one_time or fallback:
-            self._one_time_keys.changed([device_nid])
-        if is_new:
-            await self._device_lists.tell(requester.user_id, user_nid)
-        return counts
+        Call `uploaded` after the commit. Raises InvalidParam.
+        """
+        identity = upload.identity
+        is_new = identity is not None and storage.find_device_keys(tx, user_nid, device_nid) != identity
+        if is_new and identity is not None:
+            storage.set_device_keys(tx, user_nid, device_nid, identity)
+            storage.delete_signatures_of(tx, user_nid, [device_id])
+            self._device_lists.note(tx, user_nid, [device_id])
+        self._one_time_keys.add(tx, device_nid, upload.one_time, upload.fallback)
+        return is_new
+
+    async def uploaded(self, user_id: UserID, user_nid: int, device_nid: int) -> None:
+        """Tell of keys that were stored in a transaction of the caller."""
+        self._one_time_keys.changed([device_nid])
+        await self._device_lists.tell(user_id, user_nid)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

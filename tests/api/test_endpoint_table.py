@@ -40,6 +40,11 @@ UNSTABLE = (
     ("GET", "/_matrix/client/unstable/org.matrix.msc3030/rooms/{roomId}/timestamp_to_event"),
     ("GET", "/_matrix/client/unstable/org.matrix.msc3856/rooms/{roomId}/threads"),
     ("GET", "/_matrix/client/unstable/rooms/{roomId}/relations/{eventId}/{relType}"),
+    ("GET", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
+    ("PUT", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
+    ("DELETE", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
+    ("GET", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{deviceId}/events"),
+    ("POST", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{deviceId}/events"),
 )
 # What is served and is in no released version of the client-server API.
 OF_OUR_OWN = {
