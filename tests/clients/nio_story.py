@@ -1,20 +1,15 @@
-"""Two users of matrix-nio meet on the server whose address is the last argument.
-
-Each step is told on standard output when it has worked; the first that does not ends the script with an error.
-"""
+"""Two users of matrix-nio meet on the server whose address is the last argument."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from nio import (
     AsyncClient,
-    AsyncClientConfig,
     LoginResponse,
     MessageDirection,
     ReceiptType,
@@ -27,48 +22,7 @@ from nio.api import RelationshipType
 from nio.responses import ErrorResponse
 from PIL import Image
 
-PASSWORD = "correct horse battery staple"
-Answer = TypeVar("Answer")
-
-
-def done(step: str) -> None:
-    print(f"done: {step}", flush=True)
-
-
-def good(answer: Any) -> Any:
-    """Return the answer, or end the story if it is an error."""
-    if isinstance(answer, ErrorResponse):
-        raise SystemExit(f"refused: {answer}")
-    return answer
-
-
-def check(condition: object, what: object) -> None:
-    if not condition:
-        raise SystemExit(f"not as expected: {what!r}")
-
-
-@asynccontextmanager
-async def client(url: str, name: str = "") -> AsyncIterator[AsyncClient]:
-    made = AsyncClient(url, name, config=AsyncClientConfig(max_timeouts=1, max_limit_exceeded=1))
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-async def sync_until(user: AsyncClient, is_there: Callable[[SyncResponse], Any], what: str) -> Any:
-    """Sync on from where the user is until `is_there` finds something, and return that."""
-    for _ in range(10):
-        answer = good(await user.sync(timeout=3000))
-        found = is_there(answer)
-        if found:
-            return found
-    raise SystemExit(f"sync never showed {what}")
-
-
-def timeline(answer: SyncResponse, room_id: str) -> list[Any]:
-    room = answer.rooms.join.get(room_id)
-    return [] if room is None else room.timeline.events
+from .nio_client import PASSWORD, check, client, done, good, sync_until, timeline
 
 
 def ephemeral(answer: SyncResponse, room_id: str) -> list[Any]:

@@ -24,3 +24,8 @@ pytestmark = [
 def test_two_users_of_matrix_js_sdk_talk(tell_story: TellStory) -> None:
     steps = tell_story([str(NODE), "story.mjs"], FOLDER)
     assert "goodbye" == steps[-1]
+
+
+def test_two_users_of_matrix_js_sdk_encrypt(tell_story: TellStory) -> None:
+    steps = tell_story([str(NODE), "encryption.mjs"], FOLDER)
+    assert "goodbye" == steps[-1]

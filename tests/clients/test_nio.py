@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
-from .conftest import TellStory
+from tests.support.server import ROOT
 
-FOLDER = Path(__file__).parent
+from .conftest import TellStory
 
 pytestmark = pytest.mark.clients
 
 
 def test_two_users_of_matrix_nio_talk(tell_story: TellStory) -> None:
-    steps = tell_story([sys.executable, str(FOLDER / "nio_story.py")], FOLDER)
+    steps = tell_story([sys.executable, "-m", "tests.clients.nio_story"], ROOT)
+    assert "goodbye" == steps[-1]
+
+
+def test_two_users_of_matrix_nio_encrypt(tell_story: TellStory) -> None:
+    steps = tell_story([sys.executable, "-m", "tests.clients.nio_encryption_story"], ROOT)
     assert "goodbye" == steps[-1]

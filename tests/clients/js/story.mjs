@@ -1,86 +1,18 @@
 // Two users of matrix-js-sdk meet on the server whose address is the last argument.
-//
-// Each step is told on standard output when it has worked; the first that does not ends the script with an error.
 
 import assert from "node:assert/strict";
 import { deflateSync } from "node:zlib";
-import * as sdk from "matrix-js-sdk";
+import { createClient, done, logIn, refused, signUp, start, until } from "./client.mjs";
 
 const url = process.argv.at(-1);
-const PASSWORD = "correct horse battery staple";
-const PATIENCE_MS = 15_000;
-
-const nothing = () => {};
-const logger = { trace: nothing, debug: nothing, info: nothing, warn: nothing, error: nothing, getChild: () => logger };
-
-/** A client that says nothing but what the story says. */
-function createClient(options) {
-    return sdk.createClient({ baseUrl: url, logger, ...options });
-}
-
-function done(step) {
-    console.log(`done: ${step}`);
-}
-
-/** Wait until `look()` gives something. */
-async function until(what, look) {
-    const deadline = Date.now() + PATIENCE_MS;
-    for (;;) {
-        const found = await look();
-        if (found) return found;
-        if (Date.now() > deadline) throw new Error(`never came: ${what}`);
-        await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-}
-
-async function refused(work, errcode) {
-    try {
-        await work();
-    } catch (error) {
-        assert.equal(error.errcode, errcode, error);
-        return;
-    }
-    assert.fail(`not refused: ${errcode}`);
-}
 
 async function register(name) {
-    const stranger = createClient({});
-    let session;
-    await assert.rejects(
-        stranger.registerRequest({ username: name, password: PASSWORD }),
-        (error) => {
-            session = error.data.session;
-            return error.httpStatus === 401 && error.data.flows.some((flow) => flow.stages.includes("m.login.dummy"));
-        },
-    );
-    await stranger.registerRequest({
-        username: name,
-        password: PASSWORD,
-        auth: { type: "m.login.dummy", session },
-        inhibit_login: true,
-    });
+    await signUp(url, name);
     done(`register ${name}`);
-    await refused(
-        () => stranger.loginRequest({
-            type: "m.login.password", identifier: { type: "m.id.user", user: name }, password: "wrong",
-        }),
-        "M_FORBIDDEN",
-    );
-    const login = await stranger.loginRequest({
-        type: "m.login.password",
-        identifier: { type: "m.id.user", user: name },
-        password: PASSWORD,
-        initial_device_display_name: "first",
-    });
+    await refused(() => logIn(url, name, { password: "wrong" }), "M_FORBIDDEN");
+    const client = createClient(url, { ...await logIn(url, name), timelineSupport: true });
     done(`log in ${name}`);
-    const client = createClient({
-        userId: login.user_id,
-        deviceId: login.device_id,
-        accessToken: login.access_token,
-        timelineSupport: true,
-    });
-    await client.startClient({ initialSyncLimit: 5, lazyLoadMembers: true, threadSupport: true });
-    await until("the first sync", () => ["PREPARED", "SYNCING"].includes(client.getSyncState()));
+    await start(client, { initialSyncLimit: 5, lazyLoadMembers: true, threadSupport: true });
     return client;
 }
 
@@ -166,14 +98,7 @@ async function page(alice, bob, roomId, eventId) {
     const sent = [];
     for (let number = 0; number < 25; number++) sent.push(await say(alice, roomId, `number ${number}`));
     await seen(bob, roomId, sent.at(-1));
-    const login = await createClient({}).loginRequest({
-        type: "m.login.password",
-        identifier: { type: "m.id.user", user: bob.getUserId() },
-        password: PASSWORD,
-    });
-    const again = createClient({
-        userId: login.user_id, deviceId: login.device_id, accessToken: login.access_token,
-    });
+    const again = createClient(url, await logIn(url, bob.getUserId()));
     await again.startClient({ initialSyncLimit: 3 });
     try {
         const room = await until("the room on the second device", () => again.getRoom(roomId));
@@ -280,6 +205,6 @@ try {
     bob.stopClient();
 }
 await bob.logout(true);
-await refused(() => createClient({ accessToken: bob.getAccessToken() ?? "gone" }).whoami(), "M_UNKNOWN_TOKEN");
+await refused(() => createClient(url, { accessToken: bob.getAccessToken() ?? "gone" }).whoami(), "M_UNKNOWN_TOKEN");
 done("goodbye");
 process.exit(0);
