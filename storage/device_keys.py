@@ -61,6 +61,11 @@ def load_device_ids(tx: Transaction, user_nids: Iterable[int]) -> dict[int, dict
     return found
 
 
+def has_device(tx: Transaction, device_nid: int) -> bool:
+    """Tell whether a device is there, with keys or without."""
+    return tx.first(select(devices.c.device_nid).where(devices.c.device_nid == device_nid)) is not None
+
+
 def find_device_keys(tx: Transaction, user_nid: int, device_nid: int) -> bytes | None:
     """Return the identity keys of a device, or None."""
     content = tx.scalar(
@@ -110,10 +115,11 @@ def set_cross_signing(tx: Transaction, keys: Sequence[CrossSigningKey]) -> None:
     )
 
 
-def delete_cross_signing(tx: Transaction, user_nids: Iterable[int]) -> None:
-    """Forget the cross-signing keys of users."""
-    for part in chunks(user_nids):
-        tx.execute(delete(cross_signing_keys).where(cross_signing_keys.c.user_nid.in_(part)))
+def delete_cross_signing(tx: Transaction, user_nid: int, usages: Iterable[str]) -> None:
+    """Forget the cross-signing keys of these usages of a user."""
+    table = cross_signing_keys.c
+    for part in chunks(usages):
+        tx.execute(delete(cross_signing_keys).where(table.user_nid == user_nid, table.key_usage.in_(part)))
 
 
 def load_signatures(
@@ -157,9 +163,25 @@ def delete_signatures_of(tx: Transaction, target_nid: int, targets: Iterable[str
         )
 
 
+def delete_signatures_by(tx: Transaction, signer_nid: int, key_ids: Iterable[str]) -> None:
+    """Forget the signatures that a user made with these keys, such as `ed25519:DEVICE`."""
+    table = key_signatures.c
+    for part in chunks(key_ids):
+        tx.execute(delete(key_signatures).where(table.signer_nid == signer_nid, table.key_id.in_(part)))
+
+
+def delete_keys_of_user(tx: Transaction, user_nid: int) -> None:
+    """Forget the cross-signing keys of a user, and the signatures by the user and over the user's keys."""
+    tx.execute(delete(cross_signing_keys).where(cross_signing_keys.c.user_nid == user_nid))
+    table = key_signatures.c
+    for condition in (table.target_nid == user_nid, table.signer_nid == user_nid):
+        tx.execute(delete(key_signatures).where(condition))
+
+
 def delete_keys_of_devices(tx: Transaction, user_nid: int, device_nids: Sequence[int]) -> None:
-    """Forget the identity keys of devices, and the signatures over them; the devices are still there."""
+    """Forget the identity keys of devices, and the signatures over and by them; the devices are still there."""
     for part in chunks(device_nids):
         names = [row[0] for row in tx.all(select(devices.c.device_id).where(devices.c.device_nid.in_(part)))]
         delete_signatures_of(tx, user_nid, names)
+        delete_signatures_by(tx, user_nid, [f"ed25519:{name}" for name in names])
         tx.execute(delete(device_keys).where(device_keys.c.user_nid == user_nid, device_keys.c.device_nid.in_(part)))

@@ -1,6 +1,8 @@
 """Whose lists of devices changed, who has to hear of it, and the lists of users of other servers.
 
-Each user has one row with the newest change, so that the table does not grow with changes.
+Each user has one row with the newest change, so that the table does not grow with changes; that of a user of another
+server goes when no room is shared any more. Who comes back after however long a time is told of each member of the own
+rooms at most once: the list is looked for among those, not among all changes.
 
 Spec: client-server API, "Tracking the device list for a user"; server-server API, "Device Management".
 """
@@ -10,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
+from .tables.accounts import accounts
 from .tables.e2ee import cross_signing_keys, device_lists, remote_devices, untold_devices
 from .tables.federation_rooms import room_servers
 from .tables.identity import user_ids
@@ -163,11 +166,25 @@ def members_of(tx: Transaction, room_nids: Iterable[int]) -> set[int]:
     return {row[0] for part in chunks(room_nids) for row in tx.all(query.where(memberships.c.room_nid.in_(part)))}
 
 
-def changed_since(tx: Transaction, joined_nids: Iterable[int], after: int) -> tuple[set[int], set[int], set[int]]:
-    """Return users whose lists changed after a position, wherever they are; who came to, and who left, these rooms."""
-    lists = {row[0] for row in tx.all(select(device_lists.c.user_nid).where(device_lists.c.position > after))}
+def changed_since(
+    tx: Transaction, user_nid: int, joined_nids: Iterable[int], after: int
+) -> tuple[set[int], set[int], set[int]]:
+    """Return whose lists changed after a position: the user's own, and members of these rooms; who came, and who left.
+
+    The second and third are those who joined, or left, one of the rooms after the position.
+    """
+    has_changed = device_lists.c.position > after
+    own = tx.first(select(device_lists.c.user_nid).where(device_lists.c.user_nid == user_nid, has_changed))
+    lists = {user_nid} if own is not None else set()
+    members = (
+        select(device_lists.c.user_nid)
+        .join(memberships, memberships.c.user_nid == device_lists.c.user_nid)
+        .where(has_changed, memberships.c.membership == "join")
+        .distinct()
+    )
     moved: dict[str, set[int]] = {"join": set(), "leave": set(), "ban": set()}
     for part in chunks(joined_nids):
+        lists.update(row[0] for row in tx.all(members.where(memberships.c.room_nid.in_(part))))
         for membership, users in moved.items():
             query = select(memberships.c.user_nid).where(
                 memberships.c.room_nid.in_(part),
@@ -225,10 +242,12 @@ def load_remote_devices(tx: Transaction, user_nids: Iterable[int]) -> list[Remot
     ]
 
 
-def count_remote_devices(tx: Transaction, user_nid: int, limit: int) -> int:
-    """Return how many devices are known of a user, counting no further than `limit`."""
-    query = select(remote_devices.c.device_id).where(remote_devices.c.user_nid == user_nid).limit(limit)
-    return len(tx.all(query))
+def measure_remote_devices(tx: Transaction, user_nid: int, *, but: str) -> tuple[int, int]:
+    """Return how many devices of a user are known besides one, and of how many bytes their keys are."""
+    table = remote_devices.c
+    query = select(func.count(), func.sum(func.length(table.content)))
+    row = tx.first(query.where(table.user_nid == user_nid, table.device_id != but))
+    return int(row[0]), int(row[1] or 0)
 
 
 def set_remote_devices(tx: Transaction, devices: Sequence[RemoteDevice]) -> None:
@@ -265,11 +284,28 @@ def set_list(tx: Transaction, user_nid: int, stream_id: int | None, position: in
     )
 
 
-def forget_remote_lists(tx: Transaction, user_nids: Iterable[int]) -> None:
-    """Forget what users of other servers have: nobody tells of changes any more."""
+def list_remote_lists(tx: Transaction, after: int, limit: int) -> list[int]:
+    """Return users of other servers of whose lists something is known, by their numbers from `after` on."""
+    query = (
+        select(device_lists.c.user_nid)
+        .outerjoin(accounts, accounts.c.user_nid == device_lists.c.user_nid)
+        .where(device_lists.c.user_nid > after, accounts.c.user_nid.is_(None))
+        .order_by(device_lists.c.user_nid)
+        .limit(limit)
+    )
+    return [row[0] for row in tx.all(query)]
+
+
+def forget_remote_lists(tx: Transaction, user_nids: Iterable[int], *, is_shared: bool = False) -> None:
+    """Forget what users of other servers have: nobody tells of changes any more.
+
+    With `is_shared` a room is shared again, but not since the last of these changes.
+    """
     for part in chunks(user_nids):
         tx.execute(delete(remote_devices).where(remote_devices.c.user_nid.in_(part)))
         tx.execute(delete(cross_signing_keys).where(cross_signing_keys.c.user_nid.in_(part)))
-        tx.execute(
-            update(device_lists).where(device_lists.c.user_nid.in_(part)).values(is_fetched=False, stream_id=None)
-        )
+        if is_shared:
+            unknown = {"is_fetched": False, "stream_id": None}
+            tx.execute(update(device_lists).where(device_lists.c.user_nid.in_(part)).values(unknown))
+        else:
+            tx.execute(delete(device_lists).where(device_lists.c.user_nid.in_(part)))

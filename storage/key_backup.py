@@ -1,14 +1,23 @@
-"""Backups of room keys. Spec: client-server API, "Server-side key backups"."""
+"""Backups of room keys.
+
+Of a deleted backup the number is kept, so that deleting it again is no error, for as long as there are not a hundred
+newer ones; the newest number is always kept, so that none is given twice.
+
+Spec: client-server API, "Server-side key backups".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import delete, func, select, update
 
 from .tables.e2ee import backed_up_keys, key_backups
 from .transaction import Transaction, chunks
+
+# LIMIT: versions back to which it is known that a backup was deleted; older ones are not known any more.
+KEPT_DELETED: Final = 100
 
 
 class BackupRow(NamedTuple):
@@ -63,9 +72,12 @@ def find_backup(tx: Transaction, user_nid: int, version: int | None) -> BackupRo
 
 
 def create_backup(tx: Transaction, user_nid: int, algorithm: str, auth_data: bytes) -> int:
-    """Add a backup and return its version."""
+    """Add a backup and return its version; what was deleted long ago is forgotten."""
     newest = tx.scalar(select(func.max(key_backups.c.version)).where(key_backups.c.user_nid == user_nid))
     version = int(newest or 0) + 1
+    table = key_backups.c
+    is_old = (table.version <= version - KEPT_DELETED) & table.is_deleted.is_(True)
+    tx.execute(delete(key_backups).where(table.user_nid == user_nid, is_old))
     tx.insert_many(
         key_backups,
         ("user_nid", "version", "algorithm", "auth_data", "etag", "count", "is_deleted"),

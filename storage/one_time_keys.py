@@ -1,17 +1,25 @@
 """One-time keys, each handed out once in the order of their upload, and fallback keys.
 
+A key that was handed out leaves a mark. A client whose upload was not answered repeats it, and somebody may have
+claimed a key between: without the mark that key would be handed out twice. Who uploads other keys has had the answer,
+so the newest `KEPT_MARKS` of a device are kept and the rest goes with its next upload.
+
 Spec: client-server API, "One-time and fallback keys".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from hashlib import sha256
+from typing import Final, NamedTuple
 
 from sqlalchemy import delete, func, select, update
 
-from .tables.e2ee import fallback_keys, one_time_keys
+from .tables.e2ee import claimed_keys, fallback_keys, one_time_keys
 from .transaction import Transaction, chunks
+
+# LIMIT: marks of claimed keys that outlive an upload of a device: more than the keys in one upload of a usual client.
+KEPT_MARKS: Final = 100
 
 
 class KeyRow(NamedTuple):
@@ -33,8 +41,22 @@ def find_one_time_keys(tx: Transaction, device_nid: int, key_ids: Iterable[str])
     }
 
 
+def without_claimed(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]]) -> list[tuple[int, KeyRow]]:
+    """Return those of the keys that were never handed out, as far as there are marks."""
+    table = claimed_keys.c
+    query = select(table.key_hash).where(table.device_nid == device_nid)
+    hashes = [_hash_of(key) for _, key in keys]
+    claimed = {row[0] for part in chunks(hashes) for row in tx.all(query.where(table.key_hash.in_(part)))}
+    return [key for key, key_hash in zip(keys, hashes, strict=True) if key_hash not in claimed]
+
+
 def add_one_time_keys(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]]) -> None:
-    """Store new one-time keys with their numbers in the order of uploads."""
+    """Store new one-time keys with their numbers in the order of uploads, and forget old marks of claimed ones."""
+    table = claimed_keys.c
+    newest = select(table.key_nid).where(table.device_nid == device_nid).order_by(table.key_nid.desc())
+    last = tx.scalar(newest.offset(KEPT_MARKS).limit(1))
+    if last is not None:
+        tx.execute(delete(claimed_keys).where(table.device_nid == device_nid, table.key_nid <= last))
     tx.insert_many(
         one_time_keys,
         ("device_nid", "algorithm", "key_id", "key_nid", "content"),
@@ -64,6 +86,11 @@ def count_one_time_keys(tx: Transaction, device_nid: int) -> dict[str, int]:
     table = one_time_keys.c
     query = select(table.algorithm, func.count()).where(table.device_nid == device_nid).group_by(table.algorithm)
     return {row[0]: int(row[1]) for row in tx.all(query)}
+
+
+def count_fallback_keys(tx: Transaction, device_nid: int) -> int:
+    """Return how many fallback keys a device has, used or not."""
+    return int(tx.scalar(select(func.count()).where(fallback_keys.c.device_nid == device_nid)) or 0)
 
 
 def unused_fallback_types(tx: Transaction, device_nid: int) -> list[str]:
@@ -100,14 +127,17 @@ def _claim_one_time(tx: Transaction, algorithm: str, device_nids: Sequence[int])
         .group_by(table.device_nid)
         .subquery()
     )
-    query = select(table.device_nid, table.key_id, table.content).join(
+    query = select(table.device_nid, table.key_id, table.content, table.key_nid).join(
         oldest,
         (oldest.c.device_nid == table.device_nid) & (oldest.c.key_nid == table.key_nid),
     )
-    found = {
-        row[0]: KeyRow(algorithm, row[1], bytes(row[2])) for row in tx.all(query.where(table.algorithm == algorithm))
-    }
+    found: dict[int, KeyRow] = {}
+    marks: list[tuple[int, str, int]] = []
+    for device_nid, key_id, content, key_nid in tx.all(query.where(table.algorithm == algorithm)):
+        key = found[device_nid] = KeyRow(algorithm, key_id, bytes(content))
+        marks.append((device_nid, _hash_of(key), key_nid))
     if found:
+        tx.insert_many(claimed_keys, ("device_nid", "key_hash", "key_nid"), marks, update=("key_nid",))
         sql_rows = [(nid, algorithm, key.key_id) for nid, key in found.items()]
         mark = "?" if tx.is_sqlite else "%s"
         sql = f"DELETE FROM one_time_keys WHERE device_nid = {mark} AND algorithm = {mark} AND key_id = {mark}"
@@ -136,5 +166,11 @@ def _claim_fallback(tx: Transaction, algorithm: str, device_nids: Sequence[int])
 def delete_one_time_keys(tx: Transaction, device_nids: Sequence[int]) -> None:
     """Forget all one-time and fallback keys of devices."""
     for part in chunks(device_nids):
-        for table in (one_time_keys, fallback_keys):
+        for table in (one_time_keys, fallback_keys, claimed_keys):
             tx.execute(delete(table).where(table.c.device_nid.in_(part)))
+
+
+def _hash_of(key: KeyRow) -> str:
+    # No name holds a NUL.
+    named = f"{key.algorithm}:{key.key_id}\x00".encode("utf-8", "surrogatepass")
+    return sha256(named + key.content).hexdigest()

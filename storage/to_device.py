@@ -6,14 +6,15 @@ Spec: client-server API, "Send-to-Device messaging".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import delete, func, select
 
+from .tables.accounts import devices
 from .tables.e2ee import to_device_marks, to_device_messages, to_device_transactions
 from .transaction import Transaction, chunks
 
-_TRIM_BATCH = 5_000
+TRIM_BATCH: Final = 5_000
 
 
 class Message(NamedTuple):
@@ -21,6 +22,14 @@ class Message(NamedTuple):
 
     position: int
     content: bytes
+
+
+class Inbox(NamedTuple):
+    """What waits for a device."""
+
+    device_id: str
+    messages: int
+    size_bytes: int
 
 
 class Mark(NamedTuple):
@@ -38,13 +47,21 @@ def begin_transaction(tx: Transaction, txn_key: str, now_ms: int) -> bool:
     return True
 
 
-def trim_transactions(tx: Transaction, before: int) -> int:
-    """Forget transactions of before then (milliseconds); return how many, at most a batch."""
+def trim_transactions(tx: Transaction, before: int, *, most: int) -> bool:
+    """Forget a batch of the transactions of before then (milliseconds), and of those over `most`, the oldest first.
+
+    Return whether there may be more to forget.
+    """
     table = to_device_transactions.c
-    keys = [row[0] for row in tx.all(select(table.txn_key).where(table.created_ts < before).limit(_TRIM_BATCH))]
+    by_age = select(table.txn_key).order_by(table.created_ts)
+    keys = [row[0] for row in tx.all(by_age.where(table.created_ts < before).limit(TRIM_BATCH))]
+    if not keys:
+        excess = int(tx.scalar(select(func.count()).select_from(to_device_transactions)) or 0) - most
+        if excess > 0:
+            keys = [row[0] for row in tx.all(by_age.limit(min(excess, TRIM_BATCH)))]
     for part in chunks(keys):
         tx.execute(delete(to_device_transactions).where(table.txn_key.in_(part)))
-    return len(keys)
+    return len(keys) == TRIM_BATCH
 
 
 def add_messages(tx: Transaction, position: int, messages: Iterable[tuple[int, bytes]]) -> None:
@@ -65,6 +82,27 @@ def count_waiting(tx: Transaction, device_nids: Iterable[int]) -> dict[int, int]
     }
 
 
+def measure_inboxes(tx: Transaction, device_nids: Iterable[int]) -> dict[int, Inbox]:
+    """Return how much waits for devices; who has nothing is missing. Reads as many rows as there are messages."""
+    table = to_device_messages.c
+    query = (
+        select(table.device_nid, devices.c.device_id, func.count(), func.sum(func.length(table.content)))
+        .join(devices, devices.c.device_nid == table.device_nid)
+        .group_by(table.device_nid, devices.c.device_id)
+    )
+    return {
+        row[0]: Inbox(row[1], int(row[2]), int(row[3]))
+        for part in chunks(device_nids)
+        for row in tx.all(query.where(table.device_nid.in_(part)))
+    }
+
+
+def has_messages(tx: Transaction, device_nid: int) -> bool:
+    """Tell whether anything waits for a device."""
+    table = to_device_messages.c
+    return tx.first(select(table.position).where(table.device_nid == device_nid).limit(1)) is not None
+
+
 def load_messages(tx: Transaction, device_nid: int, upto: int, limit: int, *, after: int = 0) -> list[Message]:
     """Return the oldest messages for a device at after < position <= `upto`."""
     table = to_device_messages.c
@@ -77,10 +115,11 @@ def load_messages(tx: Transaction, device_nid: int, upto: int, limit: int, *, af
     return [Message(row[0], bytes(row[1])) for row in tx.all(query)]
 
 
-def delete_messages(tx: Transaction, device_nid: int, upto: int) -> None:
-    """Forget the messages for a device at positions up to `upto`."""
+def delete_messages(tx: Transaction, device_nid: int, upto: int) -> int:
+    """Forget the messages for a device at positions up to `upto`; return how many."""
     table = to_device_messages.c
-    tx.execute(delete(to_device_messages).where(table.device_nid == device_nid, table.position <= upto))
+    statement = delete(to_device_messages).where(table.device_nid == device_nid, table.position <= upto)
+    return int(tx.execute(statement).rowcount)
 
 
 def find_mark(tx: Transaction, device_nid: int) -> Mark | None:

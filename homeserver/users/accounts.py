@@ -2,7 +2,8 @@
 
 Deactivation takes the password, the devices and the tokens in one transaction and leaves a note that the user has yet
 to be taken out of the rooms; that goes on in the background through the `leave_rooms` port and is taken up again after
-a restart. What else an account leaves behind (account data, keys) is deleted by `erasers`, in the same transaction.
+a restart. What else is of no use without a device (keys of the user, backups of keys) is deleted by `erasers`, in the
+same transaction.
 
 Spec: client-server API, "Account deactivation", "Password management".
 """
@@ -34,7 +35,7 @@ Account: TypeAlias = AccountRow
 """One account of this server, for those above who may not name the storage."""
 
 AccountEraser = Callable[[Transaction, int], None]
-"""Deletes what belongs to a user who asked to be erased: called with (transaction, user_nid)."""
+"""Deletes what belongs to an account that is closed: called with (transaction, user_nid)."""
 
 
 class Accounts:
@@ -204,11 +205,11 @@ class Accounts:
             storage.set_deactivated(tx, user_nid, is_erased=erase)
             rows = self._devices.delete_in(tx, user_nid, lambda row: False)
             devices_storage.delete_tokens_of_user(tx, user_nid)
+            for eraser in self._erasers:
+                eraser(tx, user_nid)
             if erase:
                 # Spec: "The server should additionally erase any non-event data associated with the user".
                 profiles_storage.delete_profile(tx, user_nid)
-                for eraser in self._erasers:
-                    eraser(tx, user_nid)
             return rows
 
         self._devices.deleted(user_id, user_nid, await self._database.write(write))

@@ -61,6 +61,10 @@ class CrossSigning:
         self._device_lists = device_lists
         self._stream = stream
 
+    def erase(self, tx: Transaction, user_nid: int) -> None:
+        """Delete the keys of a user, with the signatures; an `AccountEraser`."""
+        storage.delete_keys_of_user(tx, user_nid)
+
     # -- keys --------------------------------------------------------------------------------------------------------
 
     async def read_upload(self, requester: Requester, body: JsonObject) -> UploadedKeys:
@@ -87,7 +91,7 @@ class CrossSigning:
         return UploadedKeys(found, MASTER in stored and not is_known, is_known)
 
     async def store(self, requester: Requester, uploaded: UploadedKeys) -> None:
-        """Store keys in the place of those of the same usage; signatures over a replaced key go with it."""
+        """Store keys in the place of those of the same usage; signatures over and by a replaced key go with it."""
         if uploaded.is_known or not uploaded.keys:
             return
         user_nid = requester.user_nid
@@ -96,6 +100,7 @@ class CrossSigning:
             for key in storage.load_cross_signing(tx, [user_nid]):
                 if key.usage in uploaded.keys and uploaded.keys[key.usage][0] != key.public_key:
                     storage.delete_signatures_of(tx, user_nid, [key.public_key])
+                    storage.delete_signatures_by(tx, user_nid, [f"ed25519:{key.public_key}"])
             storage.set_cross_signing(
                 tx, [CrossSigningKey(user_nid, usage, *key) for usage, key in uploaded.keys.items()]
             )

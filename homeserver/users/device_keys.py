@@ -101,7 +101,7 @@ class DeviceKeys:
         user_nid = requester.user_nid
 
         def write(tx: Transaction) -> tuple[dict[str, int], bool]:
-            if device_nid not in storage.load_device_ids(tx, [user_nid]).get(user_nid, {}).values():
+            if not storage.has_device(tx, device_nid):
                 # Logged out since the request came: nobody would ever delete its keys.
                 raise UnknownToken("The device is gone")
             is_new = self.store_upload(tx, user_nid, device_nid, device_id, uploaded)

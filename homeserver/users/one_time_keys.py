@@ -26,6 +26,8 @@ from .remote_keys import RemoteKeys
 
 # LIMIT: unclaimed keys of one device; clients keep 50 to 100.
 MAX_KEPT: Final = 5_000
+# LIMIT: algorithms of which one device has a fallback key; clients use one or two.
+MAX_FALLBACK: Final = 20
 # LIMIT: devices in one claim.
 MAX_CLAIMS: Final = 5_000
 
@@ -49,7 +51,10 @@ class OneTimeKeys:
 
     @staticmethod
     def add(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]], fallback: Sequence[KeyRow]) -> None:
-        """Store keys of a device; raises InvalidParam where another key has one's ID, or there are too many."""
+        """Store keys of a device; raises InvalidParam where another key has one's ID, or there are too many.
+
+        A key that was uploaded and claimed before is left out: its upload is repeated for want of an answer.
+        """
         if keys:
             present = storage.find_one_time_keys(tx, device_nid, [key.key_id for _, key in keys])
             new: list[tuple[int, KeyRow]] = []
@@ -60,11 +65,16 @@ class OneTimeKeys:
                 elif known != key.content:
                     raise InvalidParam(f"One time key {key.algorithm}:{key.key_id} already exists")
             if new:
+                new = storage.without_claimed(tx, device_nid, new)
+            if new:
                 counts = storage.count_one_time_keys(tx, device_nid)
                 if sum(counts.values()) + len(new) > MAX_KEPT:
                     raise InvalidParam(f"A device has at most {MAX_KEPT} one-time keys")
                 storage.add_one_time_keys(tx, device_nid, new)
-        storage.set_fallback_keys(tx, device_nid, fallback)
+        if fallback:
+            storage.set_fallback_keys(tx, device_nid, fallback)
+            if storage.count_fallback_keys(tx, device_nid) > MAX_FALLBACK:
+                raise InvalidParam(f"A device has fallback keys of at most {MAX_FALLBACK} algorithms")
 
     def changed(self, device_nids: Sequence[int]) -> None:
         """Keys of devices were stored, or deleted: after the commit."""

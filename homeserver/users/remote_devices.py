@@ -14,8 +14,9 @@ Spec: server-server API, "Device Management", `m.device_list_update`, `m.signing
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from homeserver.errors import LimitExceeded, MatrixError, RemoteError
@@ -46,8 +47,11 @@ from storage.transaction import Transaction
 
 logger = logging.getLogger(__name__)
 
-# LIMIT: devices of one user of another server; what is over it is not kept.
+# LIMIT: devices of one user of another server, and bytes of their keys; what is over it is not kept.
 MAX_DEVICES: Final = 1_000
+MAX_BYTES: Final = 4 * 1024**2
+# Of how many users is asked at once whether they share a room.
+_SWEPT: Final = 500
 # LIMIT: lists that are fetched at once, and that wait for it: the others are fetched when somebody asks.
 _AT_ONCE: Final = 10
 _MOST_WAITING: Final = 1_000
@@ -81,6 +85,19 @@ class RemoteDevices:
         self._asked: dict[str, list[int]] = {}
         feed.listen(self._on_publication)
 
+    async def sweep(self) -> None:
+        """Forget the lists of those who share no room with us, where a crash or a deleted room has left them."""
+        after = 0
+        while True:
+            known = await self._store.database.read(partial(storage.list_remote_lists, after=after, limit=_SWEPT))
+            shared = await self._store.database.read(partial(storage.shared_with_us, others=known))
+            left = [nid for nid in known if nid not in shared]
+            if left:
+                await self._store.database.write(partial(_forget_unshared, user_nids=left))
+            if len(known) < _SWEPT:
+                return
+            after = known[-1]
+
     # -- updates of other servers ------------------------------------------------------------------------------------
 
     async def on_device_list_update(self, origin: str, content: JsonObject) -> None:
@@ -102,7 +119,8 @@ class RemoteDevices:
             if known.stream_id is not None and _is_known(update, known.stream_id):
                 raise _Known
             follows = known.stream_id is not None and update.prev_ids and max(update.prev_ids) == known.stream_id
-            is_full = keys is not None and storage.count_remote_devices(tx, user_nid, MAX_DEVICES) >= MAX_DEVICES
+            count, size = storage.measure_remote_devices(tx, user_nid, but=device_id) if keys is not None else (0, 0)
+            is_full = keys is not None and (count >= MAX_DEVICES or size + len(keys) > MAX_BYTES)
             if not follows or not is_good or is_full:
                 storage.set_list(tx, user_nid, known.stream_id, position, is_fetched=False)
                 return not is_full
@@ -127,9 +145,7 @@ class RemoteDevices:
         def write(tx: Transaction, user_nid: int, position: int) -> bool:
             known = storage.load_remote_lists(tx, [user_nid]).get(user_nid)
             if known is not None and known.is_fetched:
-                keys_storage.set_cross_signing(
-                    tx, [CrossSigningKey(user_nid, usage, *key) for usage, key in found.items()]
-                )
+                _keep_keys(tx, user_nid, found)
             storage.touch_list(tx, user_nid, position)
             return False
 
@@ -219,10 +235,9 @@ class RemoteDevices:
                 known = lists[user_id]
                 devices = [RemoteDevice(user_nid, each, *device) for each, device in known.devices.items()]
                 storage.keep_remote_list(tx, user_nid, devices, known.stream_id)
-                keys_storage.delete_cross_signing(tx, [user_nid])
-                keys_storage.set_cross_signing(
-                    tx, [CrossSigningKey(user_nid, usage, *key) for usage, key in known.keys.items()]
-                )
+                gone = [each.usage for each in keys_storage.load_cross_signing(tx, [user_nid])]
+                _keep_keys(tx, user_nid, known.keys)
+                keys_storage.delete_cross_signing(tx, user_nid, [usage for usage in gone if usage not in known.keys])
 
         await self._store.database.write(write)
 
@@ -235,14 +250,18 @@ class RemoteDevices:
                 continue
             room_nid = publication.stored.room_nid
             # Of a room that is shared no more, nobody tells us; and of one that is again, what was missed is unknown.
-            work = self._forget_members(room_nid, joins) if member.is_local else self._forget(member.user_nid, room_nid)
+            work = (
+                self._forget_members(room_nid, joins)
+                if member.is_local
+                else self._forget(member.user_nid, room_nid, joins)
+            )
             self._tasks.start(f"forget devices that are told of no more in room {room_nid}", work)
 
-    async def _forget(self, user_nid: int, room_nid: int) -> None:
+    async def _forget(self, user_nid: int, room_nid: int, joins: bool) -> None:
         def write(tx: Transaction) -> None:
             known = storage.load_remote_lists(tx, [user_nid])
             if known and not storage.shared_with_us(tx, [user_nid], except_room=room_nid):
-                storage.forget_remote_lists(tx, [user_nid])
+                storage.forget_remote_lists(tx, [user_nid], is_shared=joins)
 
         await self._store.database.write(write)
 
@@ -258,11 +277,25 @@ class RemoteDevices:
 
         gone = await self._store.database.read(find)
         if gone:
-            await self._store.database.write(lambda tx: storage.forget_remote_lists(tx, gone))
+            await self._store.database.write(lambda tx: storage.forget_remote_lists(tx, gone, is_shared=joins))
 
 
 class _Known(Exception):
     """The update is known already."""
+
+
+def _forget_unshared(tx: Transaction, user_nids: Sequence[int]) -> None:
+    # Somebody may have come since they were looked for.
+    shared = storage.shared_with_us(tx, user_nids)
+    storage.forget_remote_lists(tx, [nid for nid in user_nids if nid not in shared])
+
+
+def _keep_keys(tx: Transaction, user_nid: int, keys: Mapping[str, tuple[str, bytes]]) -> None:
+    """Store the cross-signing keys of a user; signatures that were made over a replaced one go with it."""
+    for old in keys_storage.load_cross_signing(tx, [user_nid]):
+        if old.usage in keys and keys[old.usage][0] != old.public_key:
+            keys_storage.delete_signatures_of(tx, user_nid, [old.public_key])
+    keys_storage.set_cross_signing(tx, [CrossSigningKey(user_nid, usage, *key) for usage, key in keys.items()])
 
 
 def _is_known(update: DeviceListUpdate, stream_id: int) -> bool:
@@ -300,8 +333,9 @@ def read_list(
 ) -> RemoteList:
     """Return the devices and cross-signing keys that are in order."""
     found: dict[str, tuple[bytes, str | None]] = {}
+    size = 0
     for device_id, content in devices.items():
-        if len(found) >= MAX_DEVICES:
+        if len(found) >= MAX_DEVICES or size > MAX_BYTES:
             break
         if not is_device_id(device_id):
             continue
@@ -310,6 +344,7 @@ def read_list(
         except MatrixError as fault:
             logger.debug("Keys of %s %s were left out: %s", user_id, device_id[:100], fault)
             continue
+        size += len(encoded)
         found[device_id] = (encoded, _name(names.get(device_id)))
     good: dict[str, tuple[str, bytes]] = {}
     for usage, key in keys.items():

@@ -3,13 +3,19 @@
 A request is carried out once: its transaction ID is written in the transaction that stores the messages, and with them
 what goes to other servers. The same for what other servers send, by their message IDs.
 
+A message waits until its device has acknowledged it, however long that takes; but a device that never comes back must
+not fill the disk. So an inbox has bounds that no client in use comes near to (`inbox_bounds`). What comes for a full
+one is dropped, and that is logged; what is there stays, for it was promised, and whoever would flood a device could
+else push out what others have sent it. The sender is told nothing: the other devices of the same request get theirs.
+
 Spec: client-server API, "Send-to-Device messaging"; server-server API, "Send-to-device messaging".
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -33,6 +39,8 @@ from storage.transaction import Transaction
 
 from .sessions import Requester
 
+logger = logging.getLogger(__name__)
+
 DIRECT_TO_DEVICE: Final = "m.direct_to_device"
 ALL_DEVICES: Final = "*"
 # LIMIT: of one message; what would make an event too large is too large for a message.
@@ -43,9 +51,13 @@ MAX_TYPE_CHARACTERS: Final = 255
 # LIMIT: of one EDU.
 _EDU_MESSAGES: Final = 500
 _EDU_BYTES: Final = 256 * 1024
-# For how long a request is known to have been carried out.
-KEEP_MS: Final = 24 * 3600 * 1000
-_TRIM_BATCH: Final = 5_000
+# LIMIT: what one request makes of messages here, and of bytes: `*` stands for as many devices as there are.
+MAX_STORED: Final = 20_000
+MAX_STORED_BYTES: Final = 64 * 1024**2
+# For how long a request is known to have been carried out: another server may try again after days.
+KEEP_MS: Final = 7 * 24 * 3600 * 1000
+# LIMIT: requests that are known; the oldest are forgotten.
+MAX_KEPT: Final = 1_000_000
 
 Messages = Mapping[str, Mapping[str, JsonObject]]
 """user ID -> device ID or `*` -> content."""
@@ -117,9 +129,9 @@ class ToDevice:
             await self._deliver(txn_key, str(sent.sender), sent.type, local, [], self._clock.now_ms())
 
     async def trim(self) -> None:
-        """Forget transactions that nobody will repeat."""
+        """Forget requests that nobody will repeat."""
         before = self._clock.now_ms() - KEEP_MS
-        while await self._store.database.write(lambda tx: storage.trim_transactions(tx, before)) == _TRIM_BATCH:
+        while await self._store.database.write(lambda tx: storage.trim_transactions(tx, before, most=MAX_KEPT)):
             pass
 
     def erase(self, tx: Transaction, user_nid: int, device_nids: Iterable[int]) -> None:
@@ -137,36 +149,66 @@ class ToDevice:
                 if id(content) not in encoded:
                     encoded[id(content)] = head + orjson.dumps(content) + b"}"
 
-        def write(tx: Transaction, position: int) -> dict[int, str]:
+        bounds, now = self._stream.bounds, self._clock.now_ms()
+        full = bounds.full(now)
+
+        def write(tx: Transaction, position: int) -> dict[int, tuple[str, int]]:
             if not storage.begin_transaction(tx, txn_key, now_ms):
                 return {}
-            found: dict[int, str] = {}
+            found: dict[int, tuple[str, int]] = {}
             if local:
-                users = keys_storage.find_local_users(tx, local)
-                devices = keys_storage.load_device_ids(tx, users.values())
-                inboxes: dict[int, bytes] = {}
-                for user_id, user_nid in users.items():
-                    own = devices.get(user_nid, {})
-                    wanted = local[user_id]
-                    everybody = wanted.get(ALL_DEVICES)
-                    for device_id, device_nid in own.items():
-                        content = wanted.get(device_id, everybody)
-                        if content is not None:
-                            inboxes[device_nid] = encoded[id(content)]
-                            found[device_nid] = user_id
-                storage.add_messages(tx, position, inboxes.items())
+                found, inboxes = _inboxes(tx, local, encoded, full)
+                storage.add_messages(tx, position, inboxes)
             store_edus(tx, rows)
             return found
 
-        def publish(position: int, found: dict[int, str]) -> None:
+        def publish(position: int, found: dict[int, tuple[str, int]]) -> None:
             if found:
-                self._stream.publish(found, position)
+                self._stream.publish({device_nid: user_id for device_nid, (user_id, _) in found.items()}, position)
 
-        await store_change(
+        found = await store_change(
             self._store.positions,
             lambda position: self._store.database.write(lambda tx: write(tx, position)),
             publish,
         )
+        doubtful = bounds.added({device_nid: size for device_nid, (_, size) in found.items()})
+        if doubtful:
+            measured = await self._store.database.read(lambda tx: storage.measure_inboxes(tx, doubtful))
+            for device_nid, inbox in measured.items():
+                if bounds.measured(device_nid, inbox.messages, inbox.size_bytes, now):
+                    logger.warning(
+                        "%d messages of %d bytes wait for the device %s of %s: what is sent to it from now on is "
+                        "dropped, until it syncs or is deleted",
+                        inbox.messages,
+                        inbox.size_bytes,
+                        inbox.device_id,
+                        found[device_nid][0],
+                    )
+
+
+def _inboxes(
+    tx: Transaction, local: Messages, encoded: Mapping[int, bytes], full: Collection[int]
+) -> tuple[dict[int, tuple[str, int]], list[tuple[int, bytes]]]:
+    """Return whom messages are for: device_nid -> (user ID, bytes); and the messages. Raises TooLarge."""
+    users = keys_storage.find_local_users(tx, local)
+    devices = keys_storage.load_device_ids(tx, users.values())
+    found: dict[int, tuple[str, int]] = {}
+    inboxes: list[tuple[int, bytes]] = []
+    size = 0
+    for user_id, user_nid in users.items():
+        wanted = local[user_id]
+        everybody = wanted.get(ALL_DEVICES)
+        for device_id, device_nid in devices.get(user_nid, {}).items():
+            content = wanted.get(device_id, everybody)
+            if content is None or device_nid in full:
+                continue
+            message = encoded[id(content)]
+            size += len(message)
+            if len(inboxes) == MAX_STORED or size > MAX_STORED_BYTES:
+                raise TooLarge("the messages are for too many devices")
+            found[device_nid] = user_id, len(message)
+            inboxes.append((device_nid, message))
+    return found, inboxes
 
 
 def read_messages(body: JsonObject) -> Messages:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 # The newest revision in `versions/`: what this code reads and writes.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 
 # Ours alone: another program that uses Alembic in the same database must not be taken for an older or newer Sennit.
 VERSION_TABLE: Final = "sennit_schema"

@@ -31,6 +31,16 @@ one_time_keys = Table(
     Index("one_time_keys_in_order", "device_nid", "algorithm", "key_nid"),
 )
 
+# One-time keys that were handed out, so that an upload that is repeated does not bring them back; each device has the
+# newest alone. `key_hash` is a sha256 of the whole key in hexadecimal, `key_nid` the number that the key had.
+claimed_keys = Table(
+    "claimed_keys",
+    metadata,
+    number("device_nid", primary_key=True),
+    Column("key_hash", ShortText, primary_key=True),
+    number("key_nid"),
+)
+
 # What is handed out when there is no one-time key left; one for each algorithm.
 fallback_keys = Table(
     "fallback_keys",

@@ -112,7 +112,7 @@ class DeviceListsStream:
         left = [room.room_nid for room in user.rooms.values() if room.membership != "join" and room.since > after]
 
         def read(tx: Transaction) -> ListChanges:
-            lists, came, gone = storage.changed_since(tx, places, after)
+            lists, came, gone = storage.changed_since(tx, user.user_nid, places, after)
             return _resolve(tx, user.user_nid, lists | came, gone, joined, left)
 
         return await self._store.database.read(read)

@@ -26,6 +26,8 @@ from storage.store import Store
 from storage.to_device import Mark, Message
 from storage.transaction import Transaction
 
+from .inbox_bounds import InboxBounds
+
 # LIMIT: messages, and bytes of them, in one response.
 MAX_MESSAGES: Final = 100
 MAX_BYTES: Final = 1024**2
@@ -64,6 +66,7 @@ class _Inbox:
     positions: tuple[int, ...]
     needs_mark: bool
     is_whole: bool
+    deleted: int
 
 
 class ToDeviceStream:
@@ -75,6 +78,7 @@ class ToDeviceStream:
         # Position of the newest message for a device, 0 where none waits.
         self._newest: dict[int, int] = {}
         self._published = 0
+        self.bounds = InboxBounds()
 
     def publish(self, devices: Mapping[int, str], position: int) -> None:
         """Messages were stored for devices (device_nid -> user ID); called in order of positions."""
@@ -88,6 +92,7 @@ class ToDeviceStream:
     def forget(self, device_nid: int) -> None:
         """The device is gone, with its inbox."""
         self._newest.pop(device_nid, None)
+        self.bounds.forget(device_nid)
 
     async def take(self, device_nid: int, since: int | None) -> Told:
         """Forget what `since` acknowledges and return what the next response tells.
@@ -106,11 +111,14 @@ class ToDeviceStream:
             inbox = await self._store.database.write(
                 partial(_take, device_nid=device_nid, since=acknowledged, upto=upto)
             )
+            if inbox.deleted:
+                self.bounds.acknowledged(device_nid)
             if inbox.needs_mark:
                 acknowledges = inbox.positions[-1] if not inbox.is_whole else upto
                 return Told(inbox.messages, inbox.positions, await self._mark(device_nid, acknowledges))
             if self._published == published and not inbox.messages and self._newest.get(device_nid, 0) <= upto:
                 self._newest[device_nid] = 0
+                self.bounds.forget(device_nid)
             if not self._may_have_come(device_nid, upto):
                 return Told(inbox.messages, inbox.positions) if inbox.messages else NOTHING
 
@@ -147,7 +155,9 @@ class ToDeviceStream:
         if newest == 0 or position > self._feed.watermark:
             return
         published = self._published
-        mark = await self._store.database.write(lambda tx: _acknowledge(tx, device_nid, position))
+        mark, deleted = await self._store.database.write(lambda tx: _acknowledge(tx, device_nid, position))
+        if deleted:
+            self.bounds.acknowledged(device_nid)
         if self._published == published and 1 < self._newest.get(device_nid, 0) <= position:
             self._newest[device_nid] = 0 if mark is None else 1
 
@@ -158,8 +168,8 @@ class ToDeviceStream:
 
     async def _look(self, device_nid: int) -> int:
         published = self._published
-        count = (await self._store.database.read(lambda tx: storage.count_waiting(tx, [device_nid]))).get(device_nid)
-        if count is None and published == self._published:
+        has_any = await self._store.database.read(lambda tx: storage.has_messages(tx, device_nid))
+        if not has_any and published == self._published:
             newest = 0
         else:
             # Something waits, at a position that is not known: at any.
@@ -183,15 +193,14 @@ class ToDeviceStream:
         return token
 
 
-def _acknowledge(tx: Transaction, device_nid: int, since: int) -> Mark | None:
+def _acknowledge(tx: Transaction, device_nid: int, since: int) -> tuple[Mark | None, int]:
+    """Forget what a token acknowledges; return the mark, and how many messages went."""
     mark = storage.find_mark(tx, device_nid)
     if mark is None:
         acknowledged = since
     else:
         acknowledged = (mark.acknowledges or 0) if since >= mark.token else 0
-    if acknowledged:
-        storage.delete_messages(tx, device_nid, acknowledged)
-    return mark
+    return mark, storage.delete_messages(tx, device_nid, acknowledged) if acknowledged else 0
 
 
 def _fitting(found: Sequence[Message]) -> tuple[list[Message], bool]:
@@ -207,7 +216,7 @@ def _fitting(found: Sequence[Message]) -> tuple[list[Message], bool]:
 
 
 def _take(tx: Transaction, device_nid: int, since: int, upto: int) -> _Inbox:
-    mark = _acknowledge(tx, device_nid, since)
+    mark, deleted = _acknowledge(tx, device_nid, since)
     found = storage.load_messages(tx, device_nid, upto, MAX_MESSAGES + 1)
     chosen, is_whole = _fitting(found)
     # Whoever asks with `since` again must not acknowledge by it what may be lost with this response.
@@ -216,4 +225,4 @@ def _take(tx: Transaction, device_nid: int, since: int, upto: int) -> _Inbox:
     if mark is not None and not needs_mark:
         storage.delete_mark(tx, device_nid)
     contents = tuple(message.content for message in chosen)
-    return _Inbox(contents, tuple(message.position for message in chosen), needs_mark, is_whole)
+    return _Inbox(contents, tuple(message.position for message in chosen), needs_mark, is_whole, deleted)

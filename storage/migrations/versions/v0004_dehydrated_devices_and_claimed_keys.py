@@ -1,0 +1,36 @@
+"""Dehydrated devices and claimed keys."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+from storage.database import table_options
+
+revision = "0004"
+down_revision = "0003"
+
+Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Blob = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+
+
+def upgrade() -> None:
+    """Make the change."""
+    options = table_options(op.get_bind())
+    op.create_table(
+        "claimed_keys",
+        sa.Column("device_nid", Number, autoincrement=False, nullable=False),
+        sa.Column("key_hash", sa.String(length=64), nullable=False),
+        sa.Column("key_nid", Number, autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("device_nid", "key_hash"),
+        **options,
+    )
+    op.create_table(
+        "dehydrated_devices",
+        sa.Column("user_nid", Number, autoincrement=False, nullable=False),
+        sa.Column("device_nid", Number, autoincrement=False, nullable=False),
+        sa.Column("content", Blob, nullable=False),
+        sa.PrimaryKeyConstraint("user_nid"),
+        **options,
+    )
