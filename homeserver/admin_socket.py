@@ -55,6 +55,25 @@ class AccountLine(Protocol):
     def is_guest(self) -> bool: ...
 
 
+class DeviceLine(Protocol):
+    """One device as `sennit user devices` shows it; times are milliseconds since the epoch."""
+
+    @property
+    def device_id(self) -> str: ...
+    @property
+    def display_name(self) -> str | None: ...
+    @property
+    def last_seen_ts(self) -> int | None: ...
+    @property
+    def last_seen_ip(self) -> str | None: ...
+    @property
+    def has_keys(self) -> bool: ...
+    @property
+    def is_verified(self) -> bool: ...
+    @property
+    def is_dehydrated(self) -> bool: ...
+
+
 class AccountCommands(Protocol):
     """What operators do with accounts; refusals are `MatrixError`."""
 
@@ -62,6 +81,8 @@ class AccountCommands(Protocol):
     async def set_password(self, localpart: str, password: str) -> None: ...
     async def deactivate(self, localpart: str) -> None: ...
     async def list_accounts(self) -> Sequence[AccountLine]: ...
+    async def list_devices(self, localpart: str) -> Sequence[DeviceLine]: ...
+    async def remove_devices(self, localpart: str, device_ids: Sequence[str]) -> None: ...
     async def create_token(self, uses: int) -> str: ...
 
 
@@ -150,12 +171,17 @@ def _commands(accounts: AccountCommands) -> dict[str, tuple[_Command, dict[str, 
             [str(each.user_id), *(getattr(each, mark) for mark in _MARKS)] for each in await accounts.list_accounts()
         ]
 
+    async def list_devices(localpart: str) -> list[list[Any]]:
+        return [[getattr(each, field) for field in _DEVICE] for each in await accounts.list_devices(localpart)]
+
     name: dict[str, type] = {"localpart": str}
     return {
         "create": (accounts.create, {**name, "password": str, "admin": bool}),
         "set_password": (accounts.set_password, {**name, "password": str}),
         "deactivate": (accounts.deactivate, name),
         "list_accounts": (list_accounts, {}),
+        "list_devices": (list_devices, name),
+        "remove_devices": (accounts.remove_devices, {**name, "device_ids": list}),
         "create_token": (accounts.create_token, {"uses": int}),
     }
 
@@ -174,6 +200,15 @@ async def _carry_out(commands: dict[str, tuple[_Command, dict[str, type]]], line
 
 
 _MARKS: Final = ("is_admin", "is_deactivated", "is_guest")
+_DEVICE: Final = (
+    "device_id",
+    "display_name",
+    "last_seen_ts",
+    "last_seen_ip",
+    "has_keys",
+    "is_verified",
+    "is_dehydrated",
+)
 
 
 # -- the operator's end ----------------------------------------------------------------------------------------------
@@ -185,6 +220,17 @@ class _Line:
     is_admin: bool
     is_deactivated: bool
     is_guest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    device_id: str
+    display_name: str | None
+    last_seen_ts: int | None
+    last_seen_ip: str | None
+    has_keys: bool
+    is_verified: bool
+    is_dehydrated: bool
 
 
 class RemoteAccounts:
@@ -212,6 +258,12 @@ class RemoteAccounts:
     async def list_accounts(self) -> Sequence[AccountLine]:
         return [_Line(*row) for row in self._ask("list_accounts")]
 
+    async def list_devices(self, localpart: str) -> Sequence[DeviceLine]:
+        return [_Device(*row) for row in self._ask("list_devices", localpart=localpart)]
+
+    async def remove_devices(self, localpart: str, device_ids: Sequence[str]) -> None:
+        self._ask("remove_devices", localpart=localpart, device_ids=list(device_ids))
+
     async def create_token(self, uses: int) -> str:
         return str(self._ask("create_token", uses=uses))
 
@@ -221,7 +273,7 @@ class RemoteAccounts:
         with _address(self._data_dir) as address:
             return _connected(address)
 
-    def _ask(self, command: str, **arguments: str | bool | int) -> Any:
+    def _ask(self, command: str, **arguments: str | bool | int | list[str]) -> Any:
         connection = self._connect()
         if connection is None:
             raise InternalFault("The server has just been stopped; nothing was done.")

@@ -125,16 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     change = verbs.add_parser("passwd", help="set a new password and log out all devices")
     deactivate = verbs.add_parser("deactivate", help="close an account for good")
     listing = verbs.add_parser("list", help="list all accounts")
+    devices = verbs.add_parser("devices", help="list the devices of a user, or remove some")
+    devices.add_argument(
+        "--remove", nargs="+", metavar="DEVICE", default=[], help="log them out, and delete them with their keys"
+    )
     token = verbs.add_parser("token", help="make a registration token: whoever has it may make an account")
     token.add_argument("--uses", type=int, default=1, metavar="N", help="for how many accounts it is good (default: 1)")
     token.set_defaults(command=_user_token)
-    for verb, command in ((add, _user_add), (change, _user_passwd), (deactivate, _user_deactivate)):
+    named = ((add, _user_add), (change, _user_passwd), (deactivate, _user_deactivate), (devices, _user_devices))
+    for verb, command in named:
         verb.add_argument("name", metavar="NAME", help="user name or user ID")
         verb.set_defaults(command=command)
     for verb in (add, change):
         verb.add_argument("--generate", action="store_true", help="make up a password and print it")
     listing.set_defaults(command=_user_list)
-    for verb in (add, change, deactivate, listing, token):
+    for verb in (add, change, deactivate, devices, listing, token):
         _add_config(verb)
     return parser
 
@@ -387,6 +392,27 @@ def _user_list(options: argparse.Namespace) -> int:
         return 0
 
     return _with_accounts(_config(options), work, debug=options.debug)
+
+
+def _user_devices(options: argparse.Namespace) -> int:
+    from homeserver.devices_command import device_lines
+
+    config = _config(options)
+    localpart = _localpart(options.name, config)
+
+    async def work(accounts: AccountCommands) -> int:
+        if options.remove:
+            await accounts.remove_devices(localpart, options.remove)
+            count = len(set(options.remove))
+            print(f"Removed {count} device{'' if count == 1 else 's'} of {localpart}.")
+            return 0
+        encoding = sys.stdout.encoding or "utf-8"
+        for line in device_lines(await accounts.list_devices(localpart)):
+            # What the terminal cannot show must not end the list.
+            print(line.encode(encoding, "backslashreplace").decode(encoding))
+        return 0
+
+    return _with_accounts(config, _naming(localpart, work), debug=options.debug)
 
 
 def _user_token(options: argparse.Namespace) -> int:

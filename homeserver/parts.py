@@ -589,7 +589,7 @@ def _build_users(base: Base, data: Data, appservices: Appservices, registered: R
             proof_life_ms=config.sessions.ui_auth_timeout_ms,
         ),
         directory=UserDirectory(database, store.interner, server_name=server_name, config=config.user_directory),
-        operator=OperatorAccounts(accounts, credentials, registration, server_name=server_name),
+        operator=OperatorAccounts(accounts, credentials, registration, devices, server_name=server_name),
         filters=Filters(database, max_limit=config.limits.timeline_limit),
         membership=membership,
         profile_of=profile_of,

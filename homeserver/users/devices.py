@@ -20,6 +20,7 @@ from storage.database import Database
 from storage.devices import DeviceRow
 from storage.transaction import Transaction
 
+from .device_overview import DeviceLine, list_device_lines
 from .sessions import MAX_DEVICE_ID_CHARACTERS, Requester, Sessions, check_device_name
 
 DeviceEraser = Callable[[Transaction, int, Sequence[int]], None]
@@ -68,6 +69,10 @@ class Devices:
         """Return a user's devices in the form that clients know, oldest first."""
         rows = await self._database.read(lambda tx: storage.list_devices(tx, user_nid))
         return [self._to_wire(row) for row in rows]
+
+    async def list_lines(self, user_id: UserID, user_nid: int) -> list[DeviceLine]:
+        """Return a user's devices as whoever runs the server sees them, oldest first."""
+        return await list_device_lines(self._database, self._sessions, user_id, user_nid)
 
     async def get_device(self, user_nid: int, device_id: str) -> dict[str, Any]:
         """Return one device in the form that clients know; NotFound."""

@@ -5,21 +5,33 @@ Users are named by localpart or user ID. Password policy is the operator's own, 
 
 from __future__ import annotations
 
-from homeserver.errors import InvalidParam
+from collections.abc import Sequence
+
+from homeserver.errors import InvalidParam, NotFound
 from homeserver.model.ids import ServerName, UserID
 
 from .accounts import Account, Accounts
 from .credentials import MAX_PASSWORD_CHARACTERS, Credentials
+from .device_overview import DeviceLine
+from .devices import Devices
 from .registration import Registration
+from .sessions import device_ids_from
 
 
 class OperatorAccounts:
     """Makes, changes and lists accounts; refusals are MatrixErrors."""
 
     def __init__(
-        self, accounts: Accounts, credentials: Credentials, registration: Registration, *, server_name: ServerName
+        self,
+        accounts: Accounts,
+        credentials: Credentials,
+        registration: Registration,
+        devices: Devices,
+        *,
+        server_name: ServerName,
     ) -> None:
         self._accounts = accounts
+        self._devices = devices
         self._credentials = credentials
         self._registration = registration
         self._server_name = server_name
@@ -65,6 +77,21 @@ class OperatorAccounts:
             found.extend(page)
             if len(page) < 500:
                 return found
+
+    async def list_devices(self, localpart: str) -> list[DeviceLine]:
+        """Return a user's devices, oldest first; NotFound."""
+        account = await self._get(localpart)
+        return await self._devices.list_lines(UserID(account.user_id), account.user_nid)
+
+    async def remove_devices(self, localpart: str, device_ids: Sequence[str]) -> None:
+        """Delete devices of a user and end their sessions; NotFound, also where one of them does not exist."""
+        account = await self._get(localpart)
+        user_id, wanted = UserID(account.user_id), device_ids_from(device_ids)
+        known = {line.device_id for line in await self._devices.list_lines(user_id, account.user_nid)}
+        missing = [device_id for device_id in wanted if device_id not in known]
+        if missing:
+            raise NotFound(f"There is no device {missing[0]}; nothing was removed")
+        await self._devices.delete(user_id, account.user_nid, wanted)
 
     async def create_token(self, uses: int) -> str:
         """Return a new registration token that is good for so many accounts."""

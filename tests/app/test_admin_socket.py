@@ -16,7 +16,16 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from homeserver.admin_socket import NAME, AccountLine, AdminSocket, RemoteAccounts, _address, _Line
+from homeserver.admin_socket import (
+    NAME,
+    AccountLine,
+    AdminSocket,
+    DeviceLine,
+    RemoteAccounts,
+    _address,
+    _Device,
+    _Line,
+)
 from homeserver.errors import InternalFault, MatrixError, Misconfigured, UserInUse
 
 
@@ -40,6 +49,12 @@ class Accounts:
 
     async def create_token(self, uses: int) -> str:
         return f"token-for-{uses}"
+
+    async def list_devices(self, localpart: str) -> Sequence[DeviceLine]:
+        return [_Device("A", "ü", 5, "::1", True, True, False), _Device("B", None, None, None, False, False, True)]
+
+    async def remove_devices(self, localpart: str, device_ids: Sequence[str]) -> None:
+        self.done.append((localpart, *device_ids))
 
     async def list_accounts(self) -> Sequence[AccountLine]:
         return [_Line("@a:example.org", True, False, False), _Line("@ü:example.org", False, True, True)]
@@ -88,6 +103,9 @@ async def test_commands_are_carried_out(folder: Path, accounts: Accounts) -> Non
     assert [("carol", "päss", True), ("bob",)] == accounts.done
     assert await accounts.list_accounts() == listed
     assert "token-for-3" == await _blocking(remote.create_token(3))
+    assert await accounts.list_devices("alice") == await _blocking(remote.list_devices("alice"))
+    await _blocking(remote.remove_devices("alice", ["A", "B"]))
+    assert ("alice", "A", "B") == accounts.done[-1]
 
 
 @pytest.mark.usefixtures("listening")

@@ -26,6 +26,7 @@ import sys, types
 from homeserver.cli import main
 from homeserver.errors import Misconfigured, UserInUse, NotFound
 from homeserver.first_run import prepare
+from homeserver.users.device_overview import DeviceLine as Device
 
 class Line:
     def __init__(self, user_id, is_admin=False, is_deactivated=False, is_guest=False):
@@ -40,6 +41,14 @@ class Accounts:
     async def set_password(self, localpart, password): print("set", localpart, password)
     async def deactivate(self, localpart): raise NotFound("no such user")
     async def list_accounts(self): return [Line("@a:localhost", is_admin=True), Line("@b:localhost")]
+    async def list_devices(self, localpart):
+        if localpart != "alice": return []
+        return [Device("A", "Phone\\x1b[2J", 1_790_000_000_000, "192.0.2.1", True, True, False),
+                Device("B" * 43, None, None, None, False, False, False),
+                Device("C", "by", None, None, True, False, True)]
+    async def remove_devices(self, localpart, device_ids):
+        if "none" in device_ids: raise NotFound("There is no device none; nothing was removed")
+        print("remove", localpart, device_ids)
     async def create_token(self, uses): return f"token-for-{uses}"
 
 class Homeserver:
@@ -184,6 +193,16 @@ def test_init_asks_three_questions_on_a_terminal_and_again_after_a_bad_answer(tm
     assert 0o600 == (tmp_path / "sennit.toml").stat().st_mode & 0o777
 
 
+B = "B" * 43
+DEVICES = f"""\
+{"DEVICE":43}  LAST SEEN             ADDRESS          KEYS        NAME
+{"A":43}  2026-09-21 14:13 UTC  192.0.2.1        verified    Phone\\u{{1b}}[2J
+{B}  never                 -                none
+{"C":43}  never                 -                unverified  by [dehydrated]
+3 devices
+"""
+
+
 @pytest.mark.parametrize(
     ("arguments", "typed", "code", "out", "err"),
     [
@@ -197,6 +216,16 @@ def test_init_asks_three_questions_on_a_terminal_and_again_after_a_bad_answer(tm
         (["user", "passwd", "alice"], "new\n", 0, "set alice new\n", ""),
         (["user", "deactivate", "alice"], "", 1, "", "sennit: alice: no such user.\n"),
         (["user", "list"], "", 0, "@a:localhost admin\n@b:localhost\n", ""),
+        (["user", "devices", "@alice:localhost"], "", 0, DEVICES, ""),
+        (["user", "devices", "bob"], "", 0, "0 devices\n", ""),
+        (
+            ["user", "devices", "alice", "--remove", "A", "B"],
+            "",
+            0,
+            "remove alice ['A', 'B']\nRemoved 2 devices of",
+            "",
+        ),
+        (["user", "devices", "alice", "--remove", "none"], "", 1, "", "alice: There is no device none; nothing was"),
         (["user", "token", "--uses", "3"], "", 0, "token-for-3\n", ""),
     ],
     ids=[
@@ -210,6 +239,10 @@ def test_init_asks_three_questions_on_a_terminal_and_again_after_a_bad_answer(tm
         "passwd",
         "gone",
         "list",
+        "devices",
+        "no devices",
+        "devices removed",
+        "no such device",
         "token",
     ],
 )

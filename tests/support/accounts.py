@@ -122,7 +122,9 @@ class AccountServer:
             config=chosen.profiles,
             propagate=self._propagate,
         )
-        self.operator = OperatorAccounts(self.accounts, self.credentials, self.registration, server_name=SERVER)
+        self.operator = OperatorAccounts(
+            self.accounts, self.credentials, self.registration, self.devices, server_name=SERVER
+        )
         register = Register(
             self.registration, self.accounts, self.credentials, self.sessions, self.interactive_auth, self.rates
         )

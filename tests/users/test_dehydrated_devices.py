@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 import pytest_twisted
 
+from homeserver.errors import NotFound
 from tests.support.encryption import Keys
 from tests.support.federation import (  # noqa: F401
     FederatedUser,
@@ -97,6 +99,55 @@ async def test_messages_are_read_in_batches_and_stay(federation: Federation) -> 
     for device_id, user in ((alice.device_id, alice), (DEVICE, bob)):
         refused = await user.try_call("GET", _events(device_id))
         assert (403, "M_FORBIDDEN") == (refused.status, refused.json["errcode"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_operator_sees_which_devices_are_verified_and_removes_some(federation: Federation) -> None:  # noqa: F811
+    (server,) = await federation.start()
+    alice, bob = await server.register("alice"), await server.register("bob")
+    keys = Keys(alice.user_id, alice.device_id)
+    await alice.call("POST", "/keys/upload", {"device_keys": keys.device()})
+    await alice.call("POST", "/keys/device_signing/upload", keys.cross_signing())
+    hydrated = _body(alice)
+    # The keys come with the signature.
+    await alice.call("PUT", PATH, {**hydrated, "device_keys": keys.sign_by_self(hydrated["device_keys"])})
+    login = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": alice.user_id},
+        "password": "correct horse",
+        "device_id": "phone",
+        "initial_device_display_name": "Phone",
+    }
+    phone = FederatedUser(
+        server, alice.user_id, (await server.request("POST", "/login", login)).json["access_token"], "phone"
+    )
+    operator = server.parts.users.operator
+    lines = {line.device_id: line for line in await operator.list_devices("alice")}
+    assert [alice.device_id, DEVICE, "phone"] == list(lines), "oldest first"
+    shown = {
+        name: (line.display_name, line.has_keys, line.is_verified, line.is_dehydrated) for name, line in lines.items()
+    }
+    expected = {
+        alice.device_id: (None, True, False, False),
+        DEVICE: ("Dehydrated device", True, True, True),
+        "phone": ("Phone", False, False, False),
+    }
+    assert expected == shown
+    assert lines[alice.device_id].last_seen_ts and not lines["phone"].last_seen_ts
+    signed = {alice.user_id: {alice.device_id: keys.sign_by_self(keys.device())}}
+    assert {"failures": {}} == await alice.call("POST", "/keys/signatures/upload", signed)
+    assert (await operator.list_devices(alice.user_id))[0].is_verified, "by a signature that was made later"
+    with pytest.raises(NotFound, match="no device tablet"):
+        await operator.remove_devices("alice", ["phone", "tablet"])
+    with pytest.raises(NotFound):
+        await operator.list_devices("nobody")
+    await phone.call("GET", "/account/whoami")
+    await operator.remove_devices("alice", ["phone", alice.device_id])
+    assert 401 == (await phone.try_call("GET", "/account/whoami")).status
+    assert [DEVICE] == [line.device_id for line in await operator.list_devices("alice")]
+    assert {DEVICE} == set(
+        (await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: []}}))["device_keys"][alice.user_id]
+    )
 
 
 @pytest_twisted.ensureDeferred
