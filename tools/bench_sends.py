@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 NOTHING = {"room": {"timeline": {"types": []}, "ephemeral": {"types": []}}, "presence": {"types": []}}
+PASSWORD = "a long password"
 CONTENT = {"msgtype": "m.text", "body": "How much wood would a woodchuck chuck?"}
 
 
@@ -111,18 +112,17 @@ def call(url: str, token: str | None, method: str, path: str, body: Any = None) 
         return json.load(answer)
 
 
-def make_user(url: str, secret: str, name: str) -> User:
+def register(url: str, secret: str, name: str) -> Any:
+    """Make a user by the shared secret; return the answer."""
     path = "/_synapse/admin/v1/register"
     nonce = call(url, None, "GET", path)["nonce"]
-    mac = hmac.new(secret.encode(), "\0".join((nonce, name, "a long password", "notadmin")).encode(), hashlib.sha1)
-    made = call(
-        url,
-        None,
-        "POST",
-        path,
-        {"nonce": nonce, "username": name, "password": "a long password", "admin": False, "mac": mac.hexdigest()},
-    )
-    token = made["access_token"]
+    mac = hmac.new(secret.encode(), "\0".join((nonce, name, PASSWORD, "notadmin")).encode(), hashlib.sha1)
+    body = {"nonce": nonce, "username": name, "password": PASSWORD, "admin": False, "mac": mac.hexdigest()}
+    return call(url, None, "POST", path, body)
+
+
+def make_user(url: str, secret: str, name: str) -> User:
+    token = register(url, secret, name)["access_token"]
     room_id = call(url, token, "POST", "/_matrix/client/v3/createRoom", {"preset": "private_chat"})["room_id"]
     return User(token, room_id)
 
