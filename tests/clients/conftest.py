@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.support.server import RunningServer, run_server
 
-STORY_TIMEOUT_S = 120
+from .stories import run_story
 
 TellStory = Callable[[Sequence[str], Path], list[str]]
 
@@ -27,25 +26,8 @@ def tell_story(running_server: RunningServer) -> TellStory:
     """Runs a script, the address of the server being its last argument; returns the steps that it says it has done."""
 
     def tell(command: Sequence[str], folder: Path) -> list[str]:
-        try:
-            done = subprocess.run(
-                [*command, running_server.url],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=STORY_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as late:
-            pytest.fail(f"the client hangs\n{_text(late.stdout)}\n{_text(late.stderr)}\n{running_server.log}")
-        if done.returncode != 0:
-            pytest.fail(f"{done.stdout}\n{done.stderr[-8000:]}\n--- the server ---\n{running_server.log}")
+        steps = run_story([*command, running_server.url], folder, server_log=lambda: running_server.log)
         assert "Traceback" not in running_server.log, running_server.log
-        return [line.removeprefix("done: ") for line in done.stdout.splitlines() if line.startswith("done: ")]
+        return steps
 
     return tell
-
-
-def _text(output: bytes | str | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
