@@ -97,6 +97,43 @@ async function recover(aliceId, memory, bob, roomId, history) {
     return third;
 }
 
+/** While Alice has no device, a dehydrated one receives keys for her; her next device finds them there. */
+async function dehydrate(device, memory, bob, roomId) {
+    const aliceId = device.getUserId();
+    assert(await device.getCrypto().isDehydrationSupported());
+    await device.getCrypto().startDehydration();
+    const dehydrated = await until("that bob sees the dehydrated device", async () => {
+        const devices = (await bob.getCrypto().getUserDeviceInfo([aliceId])).get(aliceId);
+        return [...devices.values()].find((each) => each.dehydrated);
+    });
+    done("a device dehydrated");
+    await exhaust(bob, aliceId, dehydrated.deviceId);
+    await logOut(device);
+    await knowsDevice(bob, aliceId, device.getDeviceId(), false);
+    const eventId = await say(bob, roomId, "while you were away");
+    const next = await openDevice(url, aliceId, { memory, deviceName: "fourth" });
+    await next.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: passwordPrompt(next) });
+    await next.getCrypto().startDehydration();
+    await reads(next, roomId, eventId, "while you were away");
+    done("a device rehydrated");
+    return next;
+}
+
+/** Take all one-time keys of a device that makes no new ones, until its fallback key is given out again and again. */
+async function exhaust(client, userId, deviceId) {
+    const taken = [];
+    let fallbacks = 0;
+    do {
+        const claimed = await client.claimOneTimeKeys([[userId, deviceId]], "signed_curve25519");
+        const [key] = Object.values(claimed.one_time_keys[userId][deviceId]);
+        taken.push(key.key);
+        fallbacks += key.fallback ? 1 : 0;
+    } while (taken.length < 2 || taken.at(-1) !== taken.at(-2));
+    assert.equal(new Set(taken).size, taken.length - 1, "each one-time key once");
+    assert.equal(fallbacks, 2, "then the fallback key");
+    done("one-time keys exhausted");
+}
+
 /** New cross-signing keys want the password, and those who trusted the old ones are told. */
 async function reset(alice, bob) {
     const authUploadDeviceSigningKeys = passwordPrompt(bob);
@@ -128,7 +165,8 @@ await refused(() => createClient(url, { accessToken: alice.getAccessToken() ?? "
 done("devices logged out are gone");
 const third = await recover(alice.getUserId(), aliceMemory, bob, roomId, [[question, "Käse 🧀"], [answer, "Brot 🍞"]]);
 await reads(third, roomId, await say(bob, roomId, "welcome back"), "welcome back");
-await reset(third, bob);
-for (const device of [third, bob]) await logOut(device);
+const fourth = await dehydrate(third, aliceMemory, bob, roomId);
+await reset(fourth, bob);
+for (const device of [fourth, bob]) await logOut(device);
 done("goodbye");
 process.exit(0);
