@@ -16,6 +16,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -36,6 +37,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 READERS: Final = 4
+# A connection to a database server is used for so long.
+RECYCLE_S: Final = 1800
 ATTEMPTS: Final = 6
 # MySQL: lock wait timeout, deadlock, server gone, lost connection, connection refused, shutdown in progress.
 _RETRYABLE_MYSQL: Final = frozenset({1205, 1213, 2006, 2013, 2003, 2055, 1053, 1927, 0})
@@ -92,6 +95,43 @@ class _FunctionJob:
         return results
 
 
+class _Reader:
+    """A connection that is kept for reading.
+
+    A look-up takes less time than what SQLAlchemy does around it to lend a connection and begin and end a transaction,
+    so that is done here: a connection is lent by a list, and SQLite's transactions begin and end at the driver.
+    """
+
+    __slots__ = ("_begins", "_connection", "_driver", "_opened_at")
+
+    def __init__(self, connection: Connection, *, begins: bool) -> None:
+        self._connection = connection
+        self._driver: Any = connection.connection.driver_connection
+        self._begins = begins
+        self._opened_at = time.monotonic()
+
+    def is_old(self) -> bool:
+        """Tell whether it should be opened anew; the database server ends those that are very old."""
+        return not self._begins and time.monotonic() - self._opened_at > RECYCLE_S
+
+    def run(self, function: Callable[[Transaction], T], statements: dict[Any, str]) -> T:
+        """Run `function` in a transaction that sees one state of the database, on MySQL one for each statement."""
+        if not self._begins:
+            return function(Transaction(self._connection, statements))
+        self._driver.execute("BEGIN")
+        try:
+            return function(Transaction(self._connection, statements))
+        finally:
+            # Nothing was written.
+            self._driver.rollback()
+
+    def close(self) -> None:
+        """Give it up."""
+        with contextlib.suppress(DBAPIError):
+            self._connection.invalidate()
+        self._connection.close()
+
+
 class Database:
     """Opens the database and runs functions in its transactions."""
 
@@ -105,6 +145,9 @@ class Database:
         self._readers = readers
         self._write_engine: Engine | None = None
         self._read_engine: Engine | None = None
+        self._reading = threading.BoundedSemaphore(readers)
+        # Appended to and popped by any thread, which are single steps of the interpreter.
+        self._idle_readers: list[_Reader] = []
         self._writer: Connection | None = None
         self._stopping = threading.Event()
 
@@ -122,7 +165,7 @@ class Database:
         if self.is_sqlite:
             _make_sqlite_folder(self.url)
         self._write_engine = _engine(self.url, 1)
-        self._read_engine = _engine(self.url, self._readers, autocommit=not self.is_sqlite)
+        self._read_engine = _engine(self.url, self._readers, autocommit=True)
         try:
             self._ownership.take(self._write_engine)
             with self._write_engine.connect() as connection:
@@ -158,6 +201,8 @@ class Database:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        while self._idle_readers:
+            self._idle_readers.pop().close()
         for engine in (self._write_engine, self._read_engine):
             if engine is not None:
                 engine.dispose()
@@ -175,14 +220,34 @@ class Database:
             raise StorageUnavailable("the database is not open")
         for attempt in range(ATTEMPTS):
             try:
-                with engine.connect() as connection, connection.begin():
-                    return function(Transaction(connection, self._statements))
+                with self._reading:
+                    reader = self._take_reader(engine)
+                    try:
+                        result = reader.run(function, self._statements)
+                    except DBAPIError:
+                        reader.close()
+                        raise
+                    except BaseException:
+                        self._idle_readers.append(reader)
+                        raise
+                    self._idle_readers.append(reader)
+                    return result
             except DBAPIError as fault:
                 if not is_retryable(fault) and not is_out_of_order(fault):
                     raise
                 if is_out_of_order(fault) or attempt == ATTEMPTS - 1 or self._stopping.wait(0.02 * 4**attempt):
                     raise StorageUnavailable(f"the database does not answer: {fault.orig}") from fault
         raise AssertionError("unreachable")
+
+    def _take_reader(self, engine: Engine) -> _Reader:
+        """Return a connection that nobody reads on; called with a share of `_reading`."""
+        while self._idle_readers:
+            # The one that was used last: those that are not needed grow old, and are closed.
+            reader = self._idle_readers.pop()
+            if not reader.is_old():
+                return reader
+            reader.close()
+        return _Reader(engine.connect(), begins=self.is_sqlite)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -337,20 +402,20 @@ def _engine(url: URL, size: int, *, autocommit: bool = False) -> Engine:
             connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 30},
         )
         event.listen(engine, "connect", _prepare_sqlite)
-        begin = "BEGIN IMMEDIATE" if size == 1 else "BEGIN"
+        if not autocommit:
 
-        def emit_begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            def emit_begin(connection: Connection) -> None:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-        # The driver leaves transactions to us: its own rules would commit before some statements.
-        event.listen(engine, "begin", emit_begin)
+            # The driver leaves transactions to us: its own rules would commit before some statements.
+            event.listen(engine, "begin", emit_begin)
         return engine
     return create_engine(
         url,
         poolclass=QueuePool,
         pool_size=size,
         max_overflow=0,
-        pool_recycle=1800,
+        pool_recycle=RECYCLE_S,
         pool_reset_on_return=None if autocommit else "rollback",
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         # Rows come as tuples; see Transaction.insert_many.
