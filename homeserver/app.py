@@ -144,6 +144,7 @@ class Homeserver(Service):
         )
         self._parts = built
         await self._check_name(built)
+        await built.rooms.transactions.start()
         for gate in self._gates:
             built.base.door.add_gate(gate)
         for observer in self._observers:

@@ -1,7 +1,12 @@
-"""Events in memory: what never changes but by redaction, kept within a byte budget."""
+"""Events in memory: what never changes but by redaction, kept within a byte budget.
+
+What has been asked for since its turn last came stays for another round: a room's create event, power levels and
+members decide about each message, and would otherwise fall out with the messages of their time.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from homeserver.model.event import Event
@@ -22,17 +27,22 @@ class EventCache:
         self._budget = budget_bytes
         self._size = 0
         self._events: dict[int, StoredEvent] = {}
+        # Whose turn it is to go; numbers of events that are gone already may be among them.
+        self._turns: deque[int] = deque()
         self._nids: dict[str, int] = {}
         self._loads = 0
 
     def find(self, nid: int) -> StoredEvent | None:
         """Return an event if it is in memory."""
-        return self._events.get(nid)
+        stored = self._events.get(nid)
+        if stored is not None:
+            stored.is_wanted = True
+        return stored
 
     def find_by_id(self, event_id: str) -> StoredEvent | None:
         """Return an event by its ID if it is in memory."""
         nid = self._nids.get(event_id)
-        return self._events.get(nid) if nid is not None else None
+        return self.find(nid) if nid is not None else None
 
     def add(self, stored: StoredEvent) -> None:
         """Put in an event that was just committed."""
@@ -49,6 +59,7 @@ class EventCache:
         for nid in nids:
             stored = held.get(nid)
             if stored is not None:
+                stored.is_wanted = True
                 found[nid] = stored
             else:
                 missing.append(nid)
@@ -127,8 +138,18 @@ class EventCache:
         self._events[stored.nid] = stored
         self._nids[stored.event.event_id] = stored.nid
         self._size += stored.size
+        turns = self._turns
+        turns.append(stored.nid)
         while self._size > self._budget and len(self._events) > 1:
-            self._drop(next(iter(self._events)))
+            nid = turns.popleft()
+            held = self._events.get(nid)
+            if held is not None and held.is_wanted:
+                held.is_wanted = False
+                turns.append(nid)
+            else:
+                self._drop(nid)
+        if len(turns) > 2 * len(self._events) + 1_000:
+            self._turns = deque(self._events)
 
     def _drop(self, nid: int) -> None:
         gone = self._events.pop(nid, None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from homeserver.errors import BrokenInvariant
 from homeserver.model.event import Event
@@ -78,6 +78,8 @@ class StoredEvent:
     head: bytes | None = field(default=None, repr=False)
     tail: bytes = field(default=b"", repr=False)
     facts: Any = field(default=None, repr=False)
+    # Whether it was asked for in memory since the cache last thought of letting it go.
+    is_wanted: bool = field(default=False, repr=False)
 
     @property
     def event_id(self) -> EventID:
@@ -115,11 +117,14 @@ _COLUMNS = (
     events.c.tip_group,
 )
 _QUERY = select(*_COLUMNS).join(rooms, rooms.c.room_nid == events.c.room_nid)
+_WITH_TRANSACTION = _QUERY.add_columns(transaction_ids.c.device_nid, transaction_ids.c.txn_id).outerjoin(
+    transaction_ids, transaction_ids.c.event_nid == events.c.event_nid
+)
 
 
 def load(tx: Transaction, nids: Iterable[int]) -> dict[int, StoredEvent]:
     """Return the events of these numbers, those that exist, each with what clients are told under `unsigned`."""
-    found = _load_plain(tx, nids)
+    found = _load_plain(tx, nids, query=_WITH_TRANSACTION)
     further = {nid for stored in found.values() for nid in (stored.redacted_by, stored.replaces_nid) if nid}
     missing = further - found.keys()
     more = _load_plain(tx, missing) if missing else {}
@@ -130,11 +135,6 @@ def load(tx: Transaction, nids: Iterable[int]) -> dict[int, StoredEvent]:
             replaced = found.get(stored.replaces_nid) or more.get(stored.replaces_nid)
             if replaced is not None:
                 set_replaced(stored, replaced)
-    local = list(found)
-    for part in chunks(local):
-        query = select(transaction_ids.c.event_nid, transaction_ids.c.device_nid, transaction_ids.c.txn_id)
-        for event_nid, device_nid, txn_id in tx.all(query.where(transaction_ids.c.event_nid.in_(part))):
-            found[event_nid].transaction = (device_nid, txn_id)
     return found
 
 
@@ -160,10 +160,12 @@ def load_as_sent_by_id(tx: Transaction, room_nid: int, event_ids: Iterable[str])
     return result
 
 
-def _load_plain(tx: Transaction, nids: Iterable[int], *, as_sent: bool = False) -> dict[int, StoredEvent]:
+def _load_plain(
+    tx: Transaction, nids: Iterable[int], *, as_sent: bool = False, query: Select[Any] = _QUERY
+) -> dict[int, StoredEvent]:
     result: dict[int, StoredEvent] = {}
     for part in chunks(nids):
-        for row in tx.all(_QUERY.where(events.c.event_nid.in_(part))):
+        for row in tx.all(query.where(events.c.event_nid.in_(part))):
             try:
                 result[row[0]] = _from_row(row, as_sent=as_sent)
             except (ValueError, LookupError, TypeError) as fault:
@@ -200,6 +202,7 @@ def _from_row(row: Sequence[Any], *, as_sent: bool = False) -> StoredEvent:
         flags=row[10],
         size=len(raw) * 4 + 1_500,
         tip_group=row[14],
+        transaction=(row[15], row[16]) if len(row) > 15 and row[15] is not None else None,
     )
 
 

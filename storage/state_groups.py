@@ -18,6 +18,7 @@ before. On disk a difference is pairs of 64-bit integers; event 0 marks a remove
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain as joined
@@ -396,13 +397,17 @@ class StateCache:
         self._database = database
         self._budget = budget_bytes
         self._size = 0
-        self._states: dict[int, tuple[StateNids[int, int], int]] = {}
+        # Those that were asked for least lately go first.
+        self._states: OrderedDict[int, tuple[StateNids[int, int], int]] = OrderedDict()
         self._drops = 0
 
     def find(self, state_group: int) -> StateNids[int, int] | None:
         """Return a state if it is in memory."""
         held = self._states.get(state_group)
-        return held[0] if held is not None else None
+        if held is None:
+            return None
+        self._states.move_to_end(state_group)
+        return held[0]
 
     def add(self, state_group: int, state: StateNids[int, int], changed: int) -> None:
         """Put in a state of which `changed` entries are not shared with one that is here already."""
@@ -413,14 +418,14 @@ class StateCache:
         self._states[state_group] = (state, cost)
         self._size += cost
         while self._size > self._budget and len(self._states) > 1:
-            _, gone = self._states.pop(next(iter(self._states)))
+            _, (_, gone) = self._states.popitem(last=False)
             self._size -= gone
 
     async def get(self, state_group: int) -> StateNids[int, int]:
         """Return a state."""
-        held = self._states.get(state_group)
+        held = self.find(state_group)
         if held is not None:
-            return held[0]
+            return held
         return (await self.get_many([state_group]))[state_group]
 
     async def get_many(self, wanted: Iterable[int]) -> dict[int, StateNids[int, int]]:

@@ -6,6 +6,7 @@ append is composed on top of it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from storage.store import Store
 from .tip import Extremity, RoomServers, RoomTip, StateEvents
 
 # LIMIT: rooms whose tips are kept in memory, and the entries of the states in them; who sent least lately goes first.
-MAX_TIPS: Final = 5_000
+MAX_TIPS: Final = 10_000
 MAX_TIP_ENTRIES: Final = 500_000
 CREATE_KEY: Final = ("m.room.create", "")
 
@@ -33,7 +34,7 @@ class Tips:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tips: dict[RoomID, RoomTip] = {}
+        self._tips: OrderedDict[RoomID, RoomTip] = OrderedDict()
         self._tip_entries = 0
         # Decided and not published: what the next append of the room may need to see. Changed by `fly` and `land`.
         self.in_flight: dict[int, StoredEvent] = {}
@@ -69,7 +70,8 @@ class Tips:
         self._tips[tip.room_id] = tip
         self._tip_entries += len(tip.state)
         while len(self._tips) > MAX_TIPS or (self._tip_entries > MAX_TIP_ENTRIES and len(self._tips) > 1):
-            self.drop(next(iter(self._tips)))
+            _, gone = self._tips.popitem(last=False)
+            self._tip_entries -= len(gone.state)
 
     def drop(self, room_id: RoomID) -> None:
         """Forget a tip: it will be read again."""

@@ -1,9 +1,9 @@
 """Transaction IDs of clients: the same request twice is one event.
 
 Remembered for each device: in memory for those that send, in the database for a day. A device's newest transactions
-are read once, when it first sends; from then on memory answers. What is under way counts as known. Of older ones only a
-few bits each are kept: where an ID might be among them, the database is asked. So a client may repeat whatever it has
-not seen an answer to, however much that is, and a new ID costs no look-up.
+are read once, when it first sends, unless it is known to have none; from then on memory answers. What is under way
+counts as known. Of older ones only a few bits each are kept: where an ID might be among them, the database is asked. So
+a client may repeat whatever it has not seen an answer to, however much that is, and a new ID costs no look-up.
 
 Spec: client-server API, "Transaction identifiers": the scope is the device and the endpoint.
 """
@@ -11,6 +11,7 @@ Spec: client-server API, "Transaction identifiers": the scope is the device and 
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -30,6 +31,8 @@ MAX_KEPT: Final = 500
 MAX_DEVICES: Final = 20_000
 # LIMIT: older transactions that are looked through when a device begins; if there are more, all of them are asked for.
 MAX_OLDER: Final = 20_000
+# LIMIT: devices that are remembered to have transactions in the database; if there are more, any may have.
+MAX_SENDERS: Final = 200_000
 # A power of two. A hundred thousand transactions set so many bits that three in a hundred new IDs are asked for.
 _OLDER_BITS: Final = 1 << 20
 _TRIM_BATCH: Final = 5_000
@@ -83,7 +86,15 @@ class TransactionIDs:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._devices: dict[int, _Known] = {}
+        # The one that began least lately goes first.
+        self._devices: OrderedDict[int, _Known] = OrderedDict()
+        # The devices that may have transactions in the database; None: any device.
+        self._senders: set[int] | None = None
+
+    async def start(self) -> None:
+        """Find out which devices have sent lately, before any does: the others need no look when they begin."""
+        senders = await self._store.database.read(_load_senders)
+        self._senders = senders if len(senders) <= MAX_SENDERS else None
 
     async def once(
         self, device_nid: int, endpoint: str, txn_id: str, send: Callable[[TransactionRow], Awaitable[EventID]]
@@ -92,7 +103,10 @@ class TransactionIDs:
         key = hashlib.sha256(f"{endpoint}\n{txn_id}".encode()).digest()
         known = self._devices.get(device_nid)
         if known is None:
-            known = await self._load(device_nid)
+            if self._senders is None or device_nid in self._senders:
+                known = await self._load(device_nid)
+            else:
+                known = self._keep(device_nid, _Known({}, None))
         newest = known.newest
         found = newest.get(key)
         if isinstance(found, list):
@@ -129,20 +143,30 @@ class TransactionIDs:
     async def _load(self, device_nid: int) -> _Known:
         loaded = await self._store.database.read(lambda tx: _load(tx, device_nid))
         known = self._devices.get(device_nid)
-        if known is None:
-            known = self._devices[device_nid] = loaded
-            while len(self._devices) > MAX_DEVICES:
-                oldest = next(iter(self._devices))
-                if any(isinstance(value, list) for value in self._devices[oldest].newest.values()):
-                    self._devices[oldest] = self._devices.pop(oldest)
-                    break
-                del self._devices[oldest]
+        return self._keep(device_nid, loaded) if known is None else known
+
+    def _keep(self, device_nid: int, known: _Known) -> _Known:
+        self._devices[device_nid] = known
+        while len(self._devices) > MAX_DEVICES:
+            oldest, gone = self._devices.popitem(last=False)
+            if any(isinstance(value, list) for value in gone.newest.values()):
+                # Something of it is under way.
+                self._devices[oldest] = gone
+                break
+            if self._senders is not None:
+                self._senders.add(oldest)
+                if len(self._senders) > MAX_SENDERS:
+                    self._senders = None
         return known
 
 
 def _places(key: bytes) -> tuple[int, int]:
     """Return the two bits of a key, which is as good as random."""
     return int.from_bytes(key[:4], "big") % _OLDER_BITS, int.from_bytes(key[4:8], "big") % _OLDER_BITS
+
+
+def _load_senders(tx: Transaction) -> set[int]:
+    return {row[0] for row in tx.all(select(transaction_ids.c.device_nid).distinct().limit(MAX_SENDERS + 1))}
 
 
 def _find(tx: Transaction, device_nid: int, key: bytes) -> EventID | None:
