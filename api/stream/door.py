@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from heapq import heapify, heappop, heappush
+from itertools import count, islice
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -121,6 +122,9 @@ class StreamDoor:
         self._sweeping: Scheduled | None = None
         # Those who are still to be looked at in this round; who has gone since is looked at for nothing.
         self._round: Iterator[Session] = iter(())
+        # A heap of sessions by when their tokens expire; some may be gone, or have a fresh token.
+        self._expiring: list[tuple[int, int, Session]] = []
+        self._expiries = count()
         self._is_stopped = False
         # The newest look at the rights of each session of which that is under way.
         self._checks: dict[Session, object] = {}
@@ -186,6 +190,7 @@ class StreamDoor:
                 raise InvalidParam("A connection stays with its user and device")
             else:
                 session.requester = requester
+                self._note_expiry(session, requester)
                 self._check_unless_current(session, requester)
             return requester
 
@@ -234,6 +239,7 @@ class StreamDoor:
         # One that is not kept any more is told to the session by its first update.
         self._feed.follow(user, session)
         session.open(requester, place, opening.set_presence, user)
+        self._note_expiry(session, requester)
         self._sessions.note_seen(requester, session.client_ip, session.user_agent)
         self.present(session)
         self._check_unless_current(session, requester)
@@ -414,19 +420,28 @@ class StreamDoor:
 
     # -- the look after all ------------------------------------------------------------------------------------------
 
+    def _note_expiry(self, session: Session, requester: Requester) -> None:
+        if requester.expires_ts is None:
+            return
+        if len(self._expiring) > 2 * len(self._all) + 1_000:
+            self._expiring = [each for each in self._expiring if each[2] in self._all]
+            heapify(self._expiring)
+        heappush(self._expiring, (requester.expires_ts, next(self._expiries), session))
+
     def _sweep(self) -> None:
         self._sweeping = None
         if not self._all:
             return
         self._sweeping = self._clock.call_later(_SWEEP_S, self._sweep)
-        now = self.now()
-        count = int(len(self._all) * _SWEEP_S / LOOK_S) + 1
-        looked_at = list(islice(self._round, count))
-        if len(looked_at) < count:
+        now, now_ms = self.now(), self._clock.now_ms()
+        while self._expiring and self._expiring[0][0] <= now_ms:
+            self.is_expired(heappop(self._expiring)[2])
+        share = int(len(self._all) * _SWEEP_S / LOOK_S) + 1
+        looked_at = list(islice(self._round, share))
+        if len(looked_at) < share:
             self._round = iter(tuple(self._all))
         for session in looked_at:
-            if not self.is_expired(session):
-                session.look(now)
+            session.look(now)
 
     async def stop(self) -> None:
         """Close all connections, as the server stops; return when they are gone, or after a while."""
