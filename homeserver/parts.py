@@ -468,6 +468,7 @@ def _build_data(base: Base, appservices: Appservices) -> Data:
         servers=links.client if links is not None else None,
         tells_names=base.config.federation.device_names_over_federation,
     )
+    sender.follow_devices(encryption.to_device_stream, encryption.lists_stream, encryption.key_counts)
     presence = Presence(store, feed, clock, base.tasks, base.config.presence, stream=presence_stream, edus=edus)
     streams = Streams(
         ephemeral=(receipts_stream, typing_stream),

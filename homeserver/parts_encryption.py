@@ -57,6 +57,7 @@ class Encryption:
     tasks: Tasks
     lists_stream: DeviceListsStream
     to_device_stream: ToDeviceStream
+    key_counts: KeyCounts
     sections: DeviceSections
     device_lists: DeviceLists
     device_keys: DeviceKeys
@@ -153,6 +154,7 @@ def build_encryption(
         tasks=tasks,
         lists_stream=lists_stream,
         to_device_stream=to_device_stream,
+        key_counts=counts,
         sections=DeviceSections(to_device_stream, lists_stream, counts),
         device_lists=device_lists,
         device_keys=DeviceKeys(

@@ -40,6 +40,7 @@ class Appservice:
     """One application service.
 
     `sends_ephemeral_as` is the key under which it expects ephemeral events, None where it wants none.
+    `takes_device_news`: it is told of devices and their messages in transactions, instead of by syncs of its users.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Appservice:
     protocols: tuple[str, ...] = ()
     sends_ephemeral_as: str | None = None
     manages_devices: bool = False
+    takes_device_news: bool = False
 
     def is_user(self, user_id: str) -> bool:
         """Tell whether a user is the service's: its sender, or a local one in a namespace.
@@ -198,6 +200,8 @@ class _Reader:
             protocols=self._protocols(),
             sends_ephemeral_as=ephemeral_as,
             manages_devices=self._switch("io.element.msc4190", False),
+            # MSC3202: without it, a bridge that encrypts syncs as its users do.
+            takes_device_news=self._switch("org.matrix.msc3202", False),
         )
 
     def _text(self, key: str) -> str:

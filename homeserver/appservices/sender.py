@@ -9,6 +9,7 @@ have been looked at are one row.
 Who is in a room is looked at as it was at the event, not as it is now: each loop keeps the members of the rooms that
 it came across and changes them with the member events that it passes. Aliases are looked at as they are now.
 
+What a service that encrypts is told of devices goes with it (`device_news`).
 Ephemeral events are told from memory only, the newest of each kind; what was not sent at a stop is lost.
 
 Spec: application service API, "Pushing events", "Pushing ephemeral data".
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -27,12 +28,16 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.feed.client_event import render
 from homeserver.feed.feed import Feed, Publication
+from homeserver.feed.streams.device_lists import DeviceListsStream
+from homeserver.feed.streams.key_counts import KeyCounts
 from homeserver.feed.streams.presence import PresenceState
+from homeserver.feed.streams.to_device import ToDeviceStream
 from homeserver.model.receipts import READ_PRIVATE
 from homeserver.runtime.backoff import Backoff
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.outgoing import OutgoingFault
 from homeserver.runtime.tasks import Tasks
+from storage import appservice_devices as devices_storage
 from storage import appservices as storage
 from storage.appservices import QueueRow, RoomMembers
 from storage.events import HIDDEN, StoredEvent
@@ -41,6 +46,7 @@ from storage.store import Store
 from storage.transaction import Transaction
 
 from .client import AppserviceClient
+from .device_news import NO_NEWS, DeviceNews
 from .registry import Appservice, Registry
 
 logger = logging.getLogger(__name__)
@@ -79,6 +85,7 @@ class AppserviceSender:
         }
         self._ephemeral = tuple(queue for queue in self._queues.values() if queue.service.sends_ephemeral_as)
         self._following = tuple(self._queues.values())
+        self._telling = tuple(queue for queue in self._following if queue.news is not None)
 
     @property
     def wants_ephemeral(self) -> bool:
@@ -97,6 +104,16 @@ class AppserviceSender:
         for queue in self._following:
             self._tasks.start(f"application service {queue.service.id}", queue.run())
 
+    def follow_devices(self, messages: ToDeviceStream, lists: DeviceListsStream, counts: KeyCounts) -> None:
+        """Tell services that encrypt what happens to devices from now on; what happened before is looked up."""
+        if not self._telling:
+            return
+        messages.listen(self._on_messages)
+        lists.listen(self._on_lists)
+        counts.listen(self._on_counts)
+        for queue in self._telling:
+            queue.taken = messages.taken
+
     def retry_now(self, appservice_id: str) -> None:
         """Try again at once: the service has shown that it is there."""
         queue = self._queues.get(appservice_id)
@@ -108,6 +125,22 @@ class AppserviceSender:
     def _on_publication(self, publication: Publication) -> None:
         for queue in self._following:
             queue.offer(publication.stored)
+
+    def _on_messages(self, devices: Mapping[int, str]) -> None:
+        for queue in self._telling:
+            if queue.news is not None and queue.news.on_messages(devices):
+                queue.wake()
+
+    def _on_lists(self) -> None:
+        for queue in self._telling:
+            if queue.news is not None:
+                queue.news.on_lists()
+                queue.wake()
+
+    def _on_counts(self, device_nids: Sequence[int]) -> None:
+        for queue in self._telling:
+            if queue.news is not None:
+                queue.news.on_counts(device_nids)
 
     def on_typing(self, room_nid: int, user_ids: Sequence[str]) -> None:
         """Tell who is typing in a room from now on."""
@@ -165,6 +198,10 @@ class _Queue:
         self._waiting: Deferred[None] | None = None
         self._is_woken = False
         self._pausing: Deferred[None] | None = None
+        self.news = DeviceNews(store, feed, service, self._concerning) if service.takes_device_news else None
+        # Messages for devices that are in the present transaction and not deleted yet, and who is told when they are.
+        self._taken: Mapping[int, int] = {}
+        self.taken: Callable[[Collection[int]], None] = lambda device_nids: None
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
@@ -177,6 +214,8 @@ class _Queue:
             await self._write(row)
         self._place = self._saved_place = row.position
         self._txn_id, self._body = row.txn_id, row.body
+        if self.news is not None:
+            self.news.start(row.position)
 
     def offer(self, stored: StoredEvent) -> None:
         """Take in an event that was just published."""
@@ -185,8 +224,7 @@ class _Queue:
                 self._recent.append(stored)
             else:
                 self._is_following = False
-        if self._waiting is not None:
-            self._wake()
+        self.wake()
 
     def offer_ephemeral(self, key: _EphemeralKey, event: Any) -> None:
         """Take in something that is told if there is time; the newest of a key counts."""
@@ -194,8 +232,13 @@ class _Queue:
         self._ephemeral[key] = event
         if len(self._ephemeral) > MAX_EPHEMERAL:
             del self._ephemeral[next(iter(self._ephemeral))]
-        if self._waiting is not None:
-            self._wake()
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something to tell."""
+        if self._waiting is not None and not self._is_woken:
+            self._is_woken = True
+            self._clock.call_later(COALESCE_S, self._go_on)
 
     def retry_now(self) -> None:
         """End a pause between attempts."""
@@ -262,6 +305,8 @@ class _Queue:
     async def _wait(self) -> None:
         if self._recent or self._ephemeral or not self._is_following:
             return
+        if self.news is not None and self.news.is_waiting:
+            return
         self._waiting = Deferred()
         try:
             await self._waiting
@@ -269,25 +314,29 @@ class _Queue:
             self._waiting = None
             self._is_woken = False
 
-    def _wake(self) -> None:
-        if not self._is_woken:
-            self._is_woken = True
-            self._clock.call_later(COALESCE_S, self._go_on)
-
     def _go_on(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
 
     async def _save(self) -> None:
-        place = self._place
-        await self._write(QueueRow(place, self._txn_id, self._body))
+        place, taken = self._place, self._taken
+        await self._write(QueueRow(place, self._txn_id, self._body), taken)
         self._saved_place = place
         self._saved_s = self._clock.monotonic()
+        if taken:
+            self._taken = {}
+            self.taken(taken)
 
-    async def _write(self, row: QueueRow) -> None:
+    async def _write(self, row: QueueRow, taken: Mapping[int, int] | None = None) -> None:
         service_id = self.service.id
-        await self._store.database.write(lambda tx: storage.set_queue(tx, service_id, row))
+
+        def write(tx: Transaction) -> None:
+            storage.set_queue(tx, service_id, row)
+            if taken:
+                devices_storage.delete_waiting(tx, taken)
+
+        await self._store.database.write(write)
 
     # -- which events ------------------------------------------------------------------------------------------------
 
@@ -310,7 +359,9 @@ class _Queue:
                 if self._gathered_bytes >= MAX_BYTES or stored.room_nid not in self._rooms:
                     break
         ephemeral = await self._take_ephemeral(now_ms) if self._ephemeral else []
-        if not self._gathered and not ephemeral:
+        is_sending = bool(self._gathered or ephemeral)
+        news = NO_NEWS if self.news is None else await self.news.take(is_sending=is_sending)
+        if not is_sending and not news.members:
             return False
         body = b'{"events":[' + b",".join(self._gathered) + b"]"
         if ephemeral:
@@ -318,7 +369,8 @@ class _Queue:
         # Two transactions may end at one position if they carry ephemeral events only.
         self._last_ms = max(now_ms, self._last_ms + 1)
         self._txn_id = f"{self._place}.{self._last_ms}"
-        self._body = body + b"}"
+        self._body = body + news.members + b"}"
+        self._taken = news.taken
         self._saved_place = None
         self._gathered = []
         self._gathered_bytes = 0
@@ -358,11 +410,33 @@ class _Queue:
             self._rooms.pop(stored.room_nid, None)
         elif event.type == "m.room.member" and event.state_key is not None:
             room = self._rooms.get(stored.room_nid)
+            if room is not None and self.news is not None:
+                self._note_move(self.news, stored, event.state_key, room)
             if room is not None and self.service.is_user(event.state_key):
                 if event.membership == "join":
                     room.members.add(event.state_key)
                 else:
                     room.members.discard(event.state_key)
+
+    def _note_move(self, news: DeviceNews, stored: StoredEvent, user_id: str, room: RoomMembers) -> None:
+        before = stored.replaced_content
+        news.on_member(
+            user_id,
+            stored.room_nid,
+            is_join=stored.event.membership == "join",
+            was_joined=before is not None and before.get("membership") == "join",
+            others=len(room.members - {user_id}),
+        )
+
+    async def _concerning(self, room_nids: Collection[int]) -> Collection[int]:
+        """Return those of the rooms that the service is interested in."""
+        aliased = await self._load_members(room_nids)
+        return {
+            nid
+            for nid in room_nids
+            if nid in aliased
+            or ((room := self._rooms.get(nid)) is not None and (room.members or self.service.is_room(room.room_id)))
+        }
 
     def _concerns(self, stored: StoredEvent, aliased: Collection[int]) -> bool:
         """Tell whether the service is interested in an event.

@@ -48,6 +48,8 @@ def test_example_of_the_specification_is_read(tmp_path: Path) -> None:
     assert "@_irc_bot:example.org" == service.sender
     assert service.is_rate_limited
     assert service.sends_ephemeral_as is None
+    assert not service.takes_device_news
+    assert _one(tmp_path, **{"org.matrix.msc3202": True}).takes_device_news
 
 
 @pytest.mark.parametrize(

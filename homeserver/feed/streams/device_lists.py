@@ -13,7 +13,7 @@ Spec: client-server API, "Tracking the device list for a user", "Extensions to /
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +44,12 @@ class DeviceListsStream:
     def __init__(self, store: Store, feed: Feed) -> None:
         self._store = store
         self._feed = feed
+        self._listeners: list[Callable[[], None]] = []
         feed.listen(self._on_publication)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever somebody's devices or keys have changed."""
+        self._listeners.append(listener)
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -61,6 +66,8 @@ class DeviceListsStream:
         for user in concerned:
             _note(user, user_id, position, is_leave=False)
             self._feed.touch_user(user.user_id, position)
+        for listener in self._listeners:
+            listener()
 
     def publish_to(self, receiver: str, user_id: str, position: int) -> None:
         """One receiver alone has to ask for a user's keys again."""

@@ -5,7 +5,7 @@ Spec: client-server API, "Extensions to /sync": `device_one_time_keys_count`, `d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -25,10 +25,17 @@ class KeyCounts:
         self._store = store
         self._known: dict[int, bytes] = {}
         self._forgettings = 0
+        self._listeners: list[Callable[[Sequence[int]], None]] = []
 
-    def forget(self, device_nids: Iterable[int]) -> None:
+    def listen(self, listener: Callable[[Sequence[int]], None]) -> None:
+        """Call `listener` with the devices whose keys were uploaded, claimed or deleted."""
+        self._listeners.append(listener)
+
+    def forget(self, device_nids: Sequence[int]) -> None:
         """Keys of these devices were uploaded, claimed or deleted."""
         self._forgettings += 1
+        for listener in self._listeners:
+            listener(device_nids)
         for device_nid in device_nids:
             self._known.pop(device_nid, None)
 

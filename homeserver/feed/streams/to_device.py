@@ -14,7 +14,7 @@ acknowledges", by the next `since`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -78,7 +78,12 @@ class ToDeviceStream:
         # Position of the newest message for a device, 0 where none waits.
         self._newest: dict[int, int] = {}
         self._published = 0
+        self._listeners: list[Callable[[Mapping[int, str]], None]] = []
         self.bounds = InboxBounds()
+
+    def listen(self, listener: Callable[[Mapping[int, str]], None]) -> None:
+        """Call `listener` with the devices (device_nid -> user ID) for which messages were stored."""
+        self._listeners.append(listener)
 
     def publish(self, devices: Mapping[int, str], position: int) -> None:
         """Messages were stored for devices (device_nid -> user ID); called in order of positions."""
@@ -88,6 +93,13 @@ class ToDeviceStream:
                 self._newest[device_nid] = position
         for user_id in set(devices.values()):
             self._feed.touch_user(user_id, position)
+        for listener in self._listeners:
+            listener(devices)
+
+    def taken(self, device_nids: Iterable[int]) -> None:
+        """Messages of devices were deleted, because they are told in another way than by a sync."""
+        for device_nid in device_nids:
+            self.bounds.acknowledged(device_nid)
 
     def forget(self, device_nid: int) -> None:
         """The device is gone, with its inbox."""
