@@ -16,6 +16,7 @@ from typing import Final
 from homeserver.model.graph_drawing import plain
 
 MAX_CHARACTERS: Final = 600
+_DAY_MS: Final = 24 * 3_600_000
 
 
 class Level(StrEnum):
@@ -90,6 +91,13 @@ class Findings:
 
     def _add(self, check: str, level: Level, text: str, remedy: str) -> None:
         self.all.append(Finding(check, level, plain(text, MAX_CHARACTERS), plain(remedy, MAX_CHARACTERS)))
+
+
+def duration(ms: int) -> str:
+    """Return a length of time as people say it."""
+    if ms >= 2 * _DAY_MS:
+        return f"{ms // _DAY_MS} days"
+    return f"{ms // 3_600_000} h" if ms >= 2 * 3_600_000 else f"{max(0, ms) // 60_000} min"
 
 
 def _counted(number: int, noun: str) -> str:
