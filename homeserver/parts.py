@@ -44,7 +44,7 @@ from api.client.threads import Threads as ThreadsApi
 from api.client.typing import TypingApi
 from api.client.upgrade import UpgradeApi
 from api.client.user_directory import UserDirectoryAPI
-from api.client.versions import STREAM_FEATURE, UNSTABLE_FEATURES, Versions
+from api.client.versions import STREAM_FEATURE, UNSTABLE_FEATURES, Versions, forced_encryption
 from api.client.wellknown import WellKnown, client_discovery, support_contact
 from api.health import Health
 from api.media import MediaApi
@@ -685,11 +685,12 @@ def _routes(
     async def shares_room(requester: Requester, user_id: UserID) -> bool:
         return await base.store.database.read(lambda tx: share_a_room(tx, requester.user_id, user_id))
 
+    features = {**UNSTABLE_FEATURES, **forced_encryption(config.rooms.encrypt_by_default)}
+    if config.stream.enabled:
+        features.update(STREAM_FEATURE)
     apis: list[Any] = [
         Health(),
-        Versions(
-            unstable_features={**UNSTABLE_FEATURES, **STREAM_FEATURE} if config.stream.enabled else UNSTABLE_FEATURES
-        ),
+        Versions(unstable_features=features),
         WellKnown(client=discovery, support=support_contact(config.server)),
         Capabilities(
             default_room_version=config.rooms.default_version,
@@ -762,6 +763,9 @@ def _encryption_for(kind: str) -> Callable[[RoomRequest], Mapping[str, Any] | No
     """Return which new rooms are encrypted: `all`, those by `invite` only, or none (`off`)."""
 
     def decide(request: RoomRequest) -> Mapping[str, Any] | None:
+        # Nobody talks in a space.
+        if request.creation_content.get("type") == "m.space":
+            return None
         if kind == "all" or (kind == "invite" and request.preset is not Preset.PUBLIC_CHAT):
             return _ENCRYPTION
         return None

@@ -56,10 +56,16 @@ class KeysApi:
             Route("POST", f"{prefix}/query", self.post_query, auth=Access.GUESTS),
             Route("POST", f"{prefix}/claim", self.post_claim, auth=Access.GUESTS),
             Route("GET", f"{prefix}/changes", self.get_changes, auth=Access.USERS),
+        ]
+        signing = [
             Route("POST", f"{prefix}/device_signing/upload", self.post_device_signing, auth=Access.USERS),
             Route("POST", f"{prefix}/signatures/upload", self.post_signatures, auth=Access.USERS),
         ]
-        return [each for route in routes for each in expand_prefixes(route)]
+        return [
+            *(each for route in routes for each in expand_prefixes(route)),
+            # MSC1756, by which clients of before v1.1 call them.
+            *(each for route in signing for each in expand_prefixes(route, "unstable")),
+        ]
 
     async def post_upload(self, request: WebRequest) -> dict[str, Any]:
         """Store keys of the device that asks."""

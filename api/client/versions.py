@@ -4,15 +4,15 @@ All versions up to the one that this server is written after are told, though pa
 versions are for is that a client picks the form of a request, not that it learns what there is. A client that is told
 less than v1.11 fetches media without its token and gets none; told less than v1.15 to v1.19, it looks for room
 summaries, profile fields, `state_after` and shared rooms under names that were given up. Stopping at an older version
-would not be truer either: what is not served (such as keys, search, pushers, third-party identifiers) was there from
-v1.1 on. For that, clients have other signs, and those are exact: an endpoint that is not there answers
+would not be truer either: what is not served (such as search, pushers, third-party identifiers) was there from v1.1
+on. For that, clients have other signs, and those are exact: an endpoint that is not there answers
 `M_UNRECOGNIZED`, `/capabilities` and the flows of `/login` name what may be used, and `/auth_metadata` is absent where
 there is no OAuth.
 `r0.6.1` stands for the `r0` prefix, which clients from before v1.1 call.
 
-`unstable_features` has a flag only if the thing works. Flags of what is not served, such as
-`org.matrix.e2e_cross_signing`, are left out, as "not listed" means "not supported". Flags of what has come into the
-specification stay, because clients in use look for them before they look at the version.
+`unstable_features` has a flag only if the thing works. Flags of what is not served are left out, as "not listed" means
+"not supported". Flags of what has come into the specification stay, because clients in use look for them before they
+look at the version.
 
 Spec: client-server API, "API Versions"; "Specification Versions"; `GET /versions`.
 """
@@ -34,6 +34,8 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         (
             # Room aliases of this server.
             "org.matrix.msc2432",
+            # Cross-signing.
+            "org.matrix.e2e_cross_signing",
             # Private read receipts.
             "org.matrix.msc2285.stable",
             # Pings of application services.
@@ -67,6 +69,19 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
 
 STREAM_FEATURE: Final[Mapping[str, bool]] = MappingProxyType({"org.sennit.stream": True})
 """Connections that stay: docs/stream.md."""
+
+
+def forced_encryption(kind: str) -> dict[str, bool]:
+    """Return the flags that say which new rooms are encrypted: `all`, those by `invite` only, or none (`off`).
+
+    Element's own; its clients show in the dialog of a new room what it will be.
+    """
+    by_invite = kind in ("all", "invite")
+    return {
+        "io.element.e2ee_forced.public": kind == "all",
+        "io.element.e2ee_forced.private": by_invite,
+        "io.element.e2ee_forced.trusted_private": by_invite,
+    }
 
 
 class Versions:

@@ -40,6 +40,8 @@ UNSTABLE = (
     ("GET", "/_matrix/client/unstable/org.matrix.msc3030/rooms/{roomId}/timestamp_to_event"),
     ("GET", "/_matrix/client/unstable/org.matrix.msc3856/rooms/{roomId}/threads"),
     ("GET", "/_matrix/client/unstable/rooms/{roomId}/relations/{eventId}/{relType}"),
+    ("POST", "/_matrix/client/unstable/keys/device_signing/upload"),
+    ("POST", "/_matrix/client/unstable/keys/signatures/upload"),
     ("GET", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
     ("PUT", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
     ("DELETE", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),

@@ -27,7 +27,7 @@ async def test_versions_need_no_token_and_mind_no_bad_one(make_server: MakeServe
 def test_flags_are_told_of_what_works_only() -> None:
     """Spec: "features not listed here indicate that a feature is not supported"."""
     assert {True} == set(UNSTABLE_FEATURES.values())
-    for absent in ("org.matrix.e2e_cross_signing", "org.matrix.simplified_msc3575", "org.matrix.msc4140"):
+    for absent in ("org.matrix.simplified_msc3575", "org.matrix.msc4140"):
         assert absent not in UNSTABLE_FEATURES
 
 
