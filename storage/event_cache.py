@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from homeserver.model.event import Event
 from homeserver.model.event_format import event_from_wire
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import RoomVersion
@@ -156,8 +155,3 @@ class EventCache:
         if gone is not None:
             self._nids.pop(gone.event.event_id, None)
             self._size -= gone.size
-
-
-def size_of(event: Event, encoded_bytes: int) -> int:
-    """Return about how many bytes of memory an event takes."""
-    return encoded_bytes * 4 + 1_500

@@ -14,6 +14,7 @@ performed on receipt of a PDU", 1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from homeserver.errors import BadIdentifier, BadJson, TooLarge
@@ -30,11 +31,17 @@ MAX_AUTH_EVENTS: Final = 10
 
 
 def event_from_wire(
-    version: RoomVersion, wire: Mapping[str, Any], event_id: EventID | None = None, room_id: RoomID | None = None
+    version: RoomVersion,
+    wire: Mapping[str, Any],
+    event_id: EventID | None = None,
+    room_id: RoomID | None = None,
+    *,
+    encoded: bytes | None = None,
 ) -> Event:
     """Return the event of a trusted wire form, which becomes `Event.wire` (a copy of it where `unsigned` is there).
 
     The IDs are computed where they are not given.  A missing field raises KeyError: the wire was not to be trusted.
+    `encoded` is the JSON of `wire` from the database, kept in its stead: for events that are kept in memory.
     """
     if "unsigned" in wire:
         wire = {name: value for name, value in wire.items() if name != "unsigned"}
@@ -46,20 +53,29 @@ def event_from_wire(
     if version.references_carry_hashes:
         prev_events = [reference[0] for reference in prev_events]
         auth_events = [reference[0] for reference in auth_events]
-    return Event(
+    event = Event(
         event_id=event_id,
         room_id=room_id,
-        type=wire["type"],
-        sender=UserID(wire["sender"]),
+        type=_shared_text(wire["type"]),
+        sender=_shared_user_id(wire["sender"]),
         content=wire["content"],
         state_key=wire.get("state_key"),
         depth=wire["depth"],
         origin_server_ts=wire["origin_server_ts"],
         prev_event_ids=tuple(map(EventID, prev_events)),
-        auth_event_ids=tuple(map(EventID, auth_events)),
+        auth_event_ids=tuple(map(_shared_event_id, auth_events)),
         wire=wire,
         redacts_in_content=version.redacts_in_content,
     )
+    if encoded is not None and version.strict_canonical_json and "unsigned" not in wire:
+        event.pack(encoded)
+    return event
+
+
+# What many events of a room name is in memory once.
+_shared_text: Final = lru_cache(maxsize=1_000)(str)
+_shared_user_id: Final = lru_cache(maxsize=4_000)(UserID)
+_shared_event_id: Final = lru_cache(maxsize=4_000)(EventID)
 
 
 def room_id_of(version: RoomVersion, wire: Mapping[str, Any], event_id: EventID) -> RoomID:

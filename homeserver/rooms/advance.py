@@ -19,8 +19,7 @@ from homeserver.model.judgement import Judged
 from homeserver.model.room_versions import RoomVersion
 from storage.append import Append, MembershipRow, TipRow
 from storage.auth_index import NewAuthEvent
-from storage.event_cache import size_of
-from storage.events import StoredEvent, set_replaced
+from storage.events import StoredEvent, set_replaced, size_of
 from storage.positions import Position
 from storage.state_groups import NewGroup, StateNids, extend
 from storage.store import Store
@@ -269,6 +268,6 @@ def stored_event(
         sender_nid=sender_nid,
         received_ts=now_ms,
         key_nid=key_nid,
-        size=size_of(event, encoded_bytes),
+        size=size_of(encoded_bytes),
         is_related=False,
     )

@@ -70,6 +70,8 @@ class Commit:
         store = self._store
         try:
             for step in prepared:
+                if step.after.version.strict_canonical_json:
+                    step.stored.event.pack(step.append.encoded)
                 store.events.add(step.stored)
                 for group, state in step.new_states:
                     store.states.add(group, state, 4)
