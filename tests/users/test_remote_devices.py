@@ -13,10 +13,14 @@ from twisted.internet.defer import Deferred
 
 from homeserver.errors import MatrixError, RemoteUnreachable
 from homeserver.feed.streams.device_lists import DeviceListsStream
+from homeserver.model.canonical_json import encode_canonical
 from homeserver.model.ids import UserID
 from homeserver.ports import RemoteServers
+from homeserver.users import remote_devices
 from homeserver.users.remote_devices import RemoteDevices
 from homeserver.users.remote_keys import RemoteKeys
+from storage import device_lists as storage
+from storage.device_lists import RemoteDevice
 from storage.tables import e2ee
 from tests.support.encryption import Keys
 from tests.support.other_server import BOB, OTHER, OtherServer
@@ -88,6 +92,10 @@ class World:
     async def rows(self) -> int:
         """Return how many devices are kept."""
         return len(await self.server.store.database.read(lambda tx: tx.all(e2ee.remote_devices.select())))
+
+    async def lists(self) -> int:
+        """Return of how many users something is known."""
+        return len(await self.server.store.database.read(lambda tx: tx.all(e2ee.device_lists.select())))
 
 
 @pytest_twisted.async_yield_fixture
@@ -229,6 +237,41 @@ async def test_list_is_forgotten_when_no_room_is_shared(world: World) -> None:
     assert 0 == await world.rows()
     await world.query()
     assert 0 == await world.rows(), "of whom shares no room nothing is kept"
+    assert 0 == await world.lists()
     await world.other.send(world.room, BOB, "m.room.member", {"membership": "join"}, BOB)
     await until(lambda: not world.server.tasks.names)
     await world.query()
+    assert (1, 1) == (await world.rows(), await world.lists())
+
+
+@pytest_twisted.ensureDeferred
+async def test_lists_that_a_crash_has_left_are_swept(world: World) -> None:
+    await world.query()
+    stranger = await world.server.store.interner.user(UserID("@stranger:" + OTHER))
+    device = RemoteDevice(stranger, "D", b"{}", None)
+    await world.server.store.database.write(lambda tx: storage.keep_remote_list(tx, stranger, [device], 1))
+    assert (2, 2) == (await world.rows(), await world.lists())
+    await world.devices.sweep()
+    assert (1, 1) == (await world.rows(), await world.lists())
+    assert 1 == _version(await world.query())
+    assert ["query"] == world.elsewhere.asked, "what is shared stays"
+
+
+@pytest.mark.parametrize("bound", ["MAX_DEVICES", "MAX_BYTES"])
+@pytest_twisted.ensureDeferred
+async def test_devices_of_one_user_are_bounded(world: World, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(encode_canonical(Keys(BOB, "E0").device(version=10)))
+    monkeypatch.setattr(remote_devices, bound, 5 if bound == "MAX_DEVICES" else 5 * size + 10)
+    await world.query()
+    await world.update(1, 1)
+    await until(lambda: not world.server.tasks.names)
+    world.elsewhere.asked.clear()
+    for number in range(8):
+        await world.update(10 + number, 9 + number if number else 1, device=f"E{number}")
+    await until(lambda: not world.server.tasks.names)
+    assert 5 >= await world.rows()
+    # What is not kept whole is asked for by whoever needs it, not with each update.
+    assert len(world.elsewhere.asked) <= 1
+    world.elsewhere.devices = {f"F{number}": Keys(BOB, f"F{number}").device(version=10) for number in range(20)}
+    assert 5 <= len((await world.query())["found"][BOB]) <= 6
+    assert 5 <= await world.rows() <= 6
