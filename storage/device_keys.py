@@ -6,14 +6,60 @@ Content is canonical JSON, as uploaded. Spec: client-server API, "End-to-End Enc
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import BindParameter, bindparam, delete, select
 
 from .tables.accounts import accounts, devices
 from .tables.e2ee import cross_signing_keys, device_keys, key_signatures
 from .tables.identity import user_ids
 from .transaction import Transaction, chunks
+
+# Statements that are run for many users at once, or often, are made here: making one takes longer than most of them.
+_NAMES: Final[BindParameter[Any]] = bindparam("names", expanding=True)
+_USERS: Final[BindParameter[Any]] = bindparam("users", expanding=True)
+_VIEWER: Final[BindParameter[Any]] = bindparam("viewer")
+_LOCAL_USERS: Final = select(accounts.c.user_id, accounts.c.user_nid).where(
+    accounts.c.is_deactivated.is_(False), accounts.c.user_id.in_(_NAMES)
+)
+_DEVICE_IDS: Final = select(devices.c.user_nid, devices.c.device_id, devices.c.device_nid).where(
+    devices.c.user_nid.in_(_USERS)
+)
+_DEVICE: Final = select(devices.c.device_nid).where(devices.c.device_nid == bindparam("device"))
+_DEVICE_KEYS: Final = (
+    select(devices.c.user_nid, devices.c.device_nid, devices.c.device_id, devices.c.display_name, device_keys.c.content)
+    .join(
+        device_keys,
+        (device_keys.c.user_nid == devices.c.user_nid) & (device_keys.c.device_nid == devices.c.device_nid),
+    )
+    .where(device_keys.c.user_nid.in_(_USERS))
+    .order_by(devices.c.device_nid)
+)
+_CROSS_SIGNING: Final = select(
+    cross_signing_keys.c.user_nid,
+    cross_signing_keys.c.key_usage,
+    cross_signing_keys.c.public_key,
+    cross_signing_keys.c.content,
+).where(cross_signing_keys.c.user_nid.in_(_USERS))
+_SHOWN_CROSS_SIGNING: Final = _CROSS_SIGNING.where(
+    (cross_signing_keys.c.key_usage != "user_signing") | (cross_signing_keys.c.user_nid == _VIEWER)
+)
+_SIGNATURES: Final = (
+    select(
+        key_signatures.c.target_nid,
+        key_signatures.c.target,
+        user_ids.c.user_id,
+        key_signatures.c.key_id,
+        key_signatures.c.signature,
+    )
+    .join(user_ids, user_ids.c.user_nid == key_signatures.c.signer_nid)
+    .where(
+        key_signatures.c.target_nid.in_(_USERS),
+        (key_signatures.c.signer_nid == key_signatures.c.target_nid) | (key_signatures.c.signer_nid == _VIEWER),
+    )
+)
+# The number of nobody.
+_NOBODY: Final = 0
 
 
 class LocalDevice(NamedTuple):
@@ -47,23 +93,21 @@ class Signature(NamedTuple):
 
 def find_local_users(tx: Transaction, names: Iterable[str]) -> dict[str, int]:
     """Return the numbers of those of these users who have an account that is in use."""
-    query = select(accounts.c.user_id, accounts.c.user_nid).where(accounts.c.is_deactivated.is_(False))
-    return {row[0]: row[1] for part in chunks(names) for row in tx.all(query.where(accounts.c.user_id.in_(part)))}
+    return {row[0]: row[1] for part in chunks(names) for row in tx.all(_LOCAL_USERS, {"names": part})}
 
 
 def load_device_ids(tx: Transaction, user_nids: Iterable[int]) -> dict[int, dict[str, int]]:
     """Return all devices of users, with keys or without: user_nid -> device ID -> device_nid."""
     found: dict[int, dict[str, int]] = {}
-    query = select(devices.c.user_nid, devices.c.device_id, devices.c.device_nid)
     for part in chunks(user_nids):
-        for user_nid, device_id, device_nid in tx.all(query.where(devices.c.user_nid.in_(part))):
+        for user_nid, device_id, device_nid in tx.all(_DEVICE_IDS, {"users": part}):
             found.setdefault(user_nid, {})[device_id] = device_nid
     return found
 
 
 def has_device(tx: Transaction, device_nid: int) -> bool:
     """Tell whether a device is there, with keys or without."""
-    return tx.first(select(devices.c.device_nid).where(devices.c.device_nid == device_nid)) is not None
+    return tx.first(_DEVICE, {"device": device_nid}) is not None
 
 
 def find_device_keys(tx: Transaction, user_nid: int, device_nid: int) -> bytes | None:
@@ -81,27 +125,31 @@ def set_device_keys(tx: Transaction, user_nid: int, device_nid: int, content: by
 
 def load_device_keys(tx: Transaction, user_nids: Iterable[int]) -> list[LocalDevice]:
     """Return the devices of local users that have keys, oldest first."""
-    query = select(
-        devices.c.user_nid, devices.c.device_nid, devices.c.device_id, devices.c.display_name, device_keys.c.content
-    ).join(
-        device_keys,
-        (device_keys.c.user_nid == devices.c.user_nid) & (device_keys.c.device_nid == devices.c.device_nid),
-    )
     return [
         LocalDevice(row[0], row[1], row[2], row[3], bytes(row[4]))
         for part in chunks(user_nids)
-        for row in tx.all(query.where(device_keys.c.user_nid.in_(part)).order_by(devices.c.device_nid))
+        for row in tx.all(_DEVICE_KEYS, {"users": part})
     ]
 
 
 def load_cross_signing(tx: Transaction, user_nids: Iterable[int]) -> list[CrossSigningKey]:
     """Return the cross-signing keys of users, ours and others'."""
-    table = cross_signing_keys.c
-    query = select(table.user_nid, table.key_usage, table.public_key, table.content)
     return [
         CrossSigningKey(row[0], row[1], row[2], bytes(row[3]))
         for part in chunks(user_nids)
-        for row in tx.all(query.where(table.user_nid.in_(part)))
+        for row in tx.all(_CROSS_SIGNING, {"users": part})
+    ]
+
+
+def load_shown_cross_signing(
+    tx: Transaction, user_nids: Iterable[int], viewer_nid: int | None
+) -> list[CrossSigningKey]:
+    """Return the cross-signing keys of users but for the user-signing keys of others than the viewer."""
+    viewer = _NOBODY if viewer_nid is None else viewer_nid
+    return [
+        CrossSigningKey(row[0], row[1], row[2], bytes(row[3]))
+        for part in chunks(user_nids)
+        for row in tx.all(_SHOWN_CROSS_SIGNING, {"users": part, "viewer": viewer})
     ]
 
 
@@ -129,18 +177,10 @@ def load_signatures(
 
     By (target_nid, target): signer's user ID -> key ID -> signature.
     """
-    table = key_signatures.c
-    query = select(table.target_nid, table.target, user_ids.c.user_id, table.key_id, table.signature).join(
-        user_ids, user_ids.c.user_nid == table.signer_nid
-    )
-    allowed = table.signer_nid == table.target_nid
-    if viewer_nid is not None:
-        allowed = allowed | (table.signer_nid == viewer_nid)
+    viewer = _NOBODY if viewer_nid is None else viewer_nid
     found: dict[tuple[int, str], dict[str, dict[str, str]]] = {}
     for part in chunks(target_nids):
-        for target_nid, target, signer, key_id, signature in tx.all(
-            query.where(table.target_nid.in_(part)).where(allowed)
-        ):
+        for target_nid, target, signer, key_id, signature in tx.all(_SIGNATURES, {"users": part, "viewer": viewer}):
             found.setdefault((target_nid, target), {}).setdefault(signer, {})[key_id] = signature
     return found
 

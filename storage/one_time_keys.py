@@ -11,15 +11,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import BindParameter, bindparam, delete, func, select, update
 
 from .tables.e2ee import claimed_keys, fallback_keys, one_time_keys
 from .transaction import Transaction, chunks
 
 # LIMIT: marks of claimed keys that outlive an upload of a device: more than the keys in one upload of a usual client.
 KEPT_MARKS: Final = 100
+
+# Statements of every upload are made here: making one takes longer than most of them.
+_DEVICE: Final[BindParameter[Any]] = bindparam("device")
+_SAME_IDS: Final = select(one_time_keys.c.algorithm, one_time_keys.c.key_id, one_time_keys.c.content).where(
+    one_time_keys.c.device_nid == _DEVICE, one_time_keys.c.key_id.in_(bindparam("ids", expanding=True))
+)
+_CLAIMED: Final = select(claimed_keys.c.key_hash).where(
+    claimed_keys.c.device_nid == _DEVICE, claimed_keys.c.key_hash.in_(bindparam("hashes", expanding=True))
+)
+_OLD_MARK: Final = (
+    select(claimed_keys.c.key_nid)
+    .where(claimed_keys.c.device_nid == _DEVICE)
+    .order_by(claimed_keys.c.key_nid.desc())
+    .offset(bindparam("kept"))
+    .limit(1)
+)
+_COUNTS: Final = (
+    select(one_time_keys.c.algorithm, func.count())
+    .where(one_time_keys.c.device_nid == _DEVICE)
+    .group_by(one_time_keys.c.algorithm)
+)
 
 
 class KeyRow(NamedTuple):
@@ -32,29 +53,24 @@ class KeyRow(NamedTuple):
 
 def find_one_time_keys(tx: Transaction, device_nid: int, key_ids: Iterable[str]) -> dict[tuple[str, str], bytes]:
     """Return those of these keys of a device that are there: (algorithm, key ID) -> content."""
-    table = one_time_keys.c
-    query = select(table.algorithm, table.key_id, table.content).where(table.device_nid == device_nid)
     return {
         (row[0], row[1]): bytes(row[2])
         for part in chunks(key_ids)
-        for row in tx.all(query.where(table.key_id.in_(part)))
+        for row in tx.all(_SAME_IDS, {"device": device_nid, "ids": part})
     }
 
 
 def without_claimed(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]]) -> list[tuple[int, KeyRow]]:
     """Return those of the keys that were never handed out, as far as there are marks."""
-    table = claimed_keys.c
-    query = select(table.key_hash).where(table.device_nid == device_nid)
     hashes = [_hash_of(key) for _, key in keys]
-    claimed = {row[0] for part in chunks(hashes) for row in tx.all(query.where(table.key_hash.in_(part)))}
+    claimed = {row[0] for part in chunks(hashes) for row in tx.all(_CLAIMED, {"device": device_nid, "hashes": part})}
     return [key for key, key_hash in zip(keys, hashes, strict=True) if key_hash not in claimed]
 
 
 def add_one_time_keys(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]]) -> None:
     """Store new one-time keys with their numbers in the order of uploads, and forget old marks of claimed ones."""
     table = claimed_keys.c
-    newest = select(table.key_nid).where(table.device_nid == device_nid).order_by(table.key_nid.desc())
-    last = tx.scalar(newest.offset(KEPT_MARKS).limit(1))
+    last = tx.scalar(_OLD_MARK, {"device": device_nid, "kept": KEPT_MARKS})
     if last is not None:
         tx.execute(delete(claimed_keys).where(table.device_nid == device_nid, table.key_nid <= last))
     tx.insert_many(
@@ -83,9 +99,7 @@ def set_fallback_keys(tx: Transaction, device_nid: int, keys: Sequence[KeyRow]) 
 
 def count_one_time_keys(tx: Transaction, device_nid: int) -> dict[str, int]:
     """Return how many unclaimed keys of each algorithm a device has."""
-    table = one_time_keys.c
-    query = select(table.algorithm, func.count()).where(table.device_nid == device_nid).group_by(table.algorithm)
-    return {row[0]: int(row[1]) for row in tx.all(query)}
+    return {row[0]: int(row[1]) for row in tx.all(_COUNTS, {"device": device_nid})}
 
 
 def count_fallback_keys(tx: Transaction, device_nid: int) -> int:

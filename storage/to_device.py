@@ -6,15 +6,36 @@ Spec: client-server API, "Send-to-Device messaging".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import BindParameter, bindparam, delete, func, select
 
 from .tables.accounts import devices
 from .tables.e2ee import to_device_marks, to_device_messages, to_device_transactions
 from .transaction import Transaction, chunks
 
 TRIM_BATCH: Final = 5_000
+
+# Statements of every sync that tells or acknowledges messages are made here: making one takes longer than most of them.
+_DEVICE: Final[BindParameter[Any]] = bindparam("device")
+_UPTO: Final[BindParameter[Any]] = bindparam("upto")
+_MARK: Final = select(to_device_marks.c.token, to_device_marks.c.acknowledges).where(
+    to_device_marks.c.device_nid == _DEVICE
+)
+_ANY: Final = select(to_device_messages.c.position).where(to_device_messages.c.device_nid == _DEVICE).limit(1)
+_OLDEST: Final = (
+    select(to_device_messages.c.position, to_device_messages.c.content)
+    .where(
+        to_device_messages.c.device_nid == _DEVICE,
+        to_device_messages.c.position > bindparam("after"),
+        to_device_messages.c.position <= _UPTO,
+    )
+    .order_by(to_device_messages.c.position)
+    .limit(bindparam("most"))
+)
+_ACKNOWLEDGED: Final = delete(to_device_messages).where(
+    to_device_messages.c.device_nid == _DEVICE, to_device_messages.c.position <= _UPTO
+)
 
 
 class Message(NamedTuple):
@@ -99,33 +120,23 @@ def measure_inboxes(tx: Transaction, device_nids: Iterable[int]) -> dict[int, In
 
 def has_messages(tx: Transaction, device_nid: int) -> bool:
     """Tell whether anything waits for a device."""
-    table = to_device_messages.c
-    return tx.first(select(table.position).where(table.device_nid == device_nid).limit(1)) is not None
+    return tx.first(_ANY, {"device": device_nid}) is not None
 
 
 def load_messages(tx: Transaction, device_nid: int, upto: int, limit: int, *, after: int = 0) -> list[Message]:
     """Return the oldest messages for a device at after < position <= `upto`."""
-    table = to_device_messages.c
-    query = (
-        select(table.position, table.content)
-        .where(table.device_nid == device_nid, table.position > after, table.position <= upto)
-        .order_by(table.position)
-        .limit(limit)
-    )
-    return [Message(row[0], bytes(row[1])) for row in tx.all(query)]
+    bounds = {"device": device_nid, "after": after, "upto": upto, "most": limit}
+    return [Message(row[0], bytes(row[1])) for row in tx.all(_OLDEST, bounds)]
 
 
 def delete_messages(tx: Transaction, device_nid: int, upto: int) -> int:
     """Forget the messages for a device at positions up to `upto`; return how many."""
-    table = to_device_messages.c
-    statement = delete(to_device_messages).where(table.device_nid == device_nid, table.position <= upto)
-    return int(tx.execute(statement).rowcount)
+    return int(tx.execute(_ACKNOWLEDGED, {"device": device_nid, "upto": upto}).rowcount)
 
 
 def find_mark(tx: Transaction, device_nid: int) -> Mark | None:
     """Return the mark of a device, if it has one."""
-    table = to_device_marks.c
-    row = tx.first(select(table.token, table.acknowledges).where(table.device_nid == device_nid))
+    row = tx.first(_MARK, {"device": device_nid})
     return None if row is None else Mark(row[0], row[1])
 
 

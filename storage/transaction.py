@@ -35,17 +35,17 @@ class Transaction:
         """Run one Core statement."""
         return self.connection.execute(statement, parameters)
 
-    def all(self, statement: Executable) -> Sequence[Any]:
+    def all(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Return all rows of a query."""
-        return self.connection.execute(statement).fetchall()
+        return self.connection.execute(statement, parameters).fetchall()
 
-    def first(self, statement: Executable) -> Any:
+    def first(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """Return the first row of a query, or None."""
-        return self.connection.execute(statement).fetchone()
+        return self.connection.execute(statement, parameters).fetchone()
 
-    def scalar(self, statement: Executable) -> Any:
+    def scalar(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """Return the first column of the first row, or None."""
-        row = self.connection.execute(statement).fetchone()
+        row = self.connection.execute(statement, parameters).fetchone()
         return None if row is None else row[0]
 
     def insert_many(

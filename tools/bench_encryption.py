@@ -8,8 +8,9 @@ ends with the program, and its CPU time is not counted. With `--url` it is any s
 registration endpoint and its rate limits out of the way.
 
 Every user has one device with identity keys, one-time keys and cross-signing keys, and the device is signed by them.
-One request is made at a time, over a connection that is kept; its CPU time is that of the server's process, all of its
-threads, until a moment after the answer. Printed are the least and the middle of all repeats, in ms.
+One request is made at a time, over a connection that is kept. Counted is the CPU time of the server's process, all of
+its threads, until a moment after the answer: of a run of requests of different users, as each of them alone would
+mostly be waking up; for each of the run. Printed are the least and the middle of all repeats, in ms.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -42,7 +44,9 @@ CIPHERTEXT: Final = "c" * 900
 SETTLE_S: Final = 0.02
 SENDERS: Final = 20
 SEND_S: Final = 4.0
-SYNCS: Final = 10
+# Requests in a run; of those that are for everybody.
+RUN: Final = 10
+FEW: Final = 3
 # What a client asks /sync for that is up to date.
 NOW: Final = "timeout=0"
 
@@ -102,12 +106,12 @@ class Server:
             raise SystemExit(f"{method} {path}: {answer.status} {content[:500]!r}")
         return json.loads(content)
 
-    def cpu_ms(self, act: Callable[[], Any]) -> float:
-        """Return what the server spent on an act."""
+    def cpu_ms(self, acts: Sequence[Callable[[], Any]]) -> tuple[float, list[Any]]:
+        """Return what the server spent on each of some acts, one after the other, and their results."""
         before = time.clock_gettime_ns(self._clock)
-        act()
+        results = [act() for act in acts]
         time.sleep(SETTLE_S)
-        return (time.clock_gettime_ns(self._clock) - before) / 1e6
+        return (time.clock_gettime_ns(self._clock) - before) / 1e6 / len(acts), results
 
 
 class Table:
@@ -151,31 +155,37 @@ def measure_send(server: Server, table: Table) -> None:
 def measure_keys(server: Server, table: Table, clients: list[Client], repeats: int) -> None:
     """Uploading, asking and claiming."""
     took = []
-    for client in clients:
-        body = {"one_time_keys": client.keys.one_time(ONE_TIME_KEYS)}
-        took.append(server.cpu_ms(lambda: client.call("POST", "/keys/upload", body)))  # noqa: B023
+    for start in range(0, len(clients), RUN):
+        bodies = [(client, {"one_time_keys": client.keys.one_time(ONE_TIME_KEYS)}) for client in clients[start:][:RUN]]
+        acts = [partial(client.call, "POST", "/keys/upload", body) for client, body in bodies]
+        took.append(server.cpu_ms(acts)[0])
     table.row(f"keys/upload: {ONE_TIME_KEYS} one-time keys", 3, took)
 
     count = len(clients)
-    asks = clients[0]
     query = {"device_keys": {client.user_id: [] for client in clients}}
-    answer = asks.call("POST", "/keys/query", query)
-    assert all(len(answer[each]) == count for each in ("device_keys", "master_keys", "self_signing_keys"))
-    took = [server.cpu_ms(lambda: asks.call("POST", "/keys/query", query)) for _ in range(repeats)]
+    took = []
+    for _ in range(repeats):
+        cpu_ms, answers = server.cpu_ms([partial(each.call, "POST", "/keys/query", query) for each in clients[:FEW]])
+        took.append(cpu_ms)
+        for answer in answers:
+            assert all(len(answer[each]) == count for each in ("device_keys", "master_keys", "self_signing_keys"))
     table.row(f"keys/query: {count} users", 25 * count / 500, took)
 
     claim = {"one_time_keys": {client.user_id: {client.device_id: "signed_curve25519"} for client in clients}}
-    assert len(asks.call("POST", "/keys/claim", claim)["one_time_keys"]) == count
-    took = [server.cpu_ms(lambda: asks.call("POST", "/keys/claim", claim)) for _ in range(repeats)]
+    took = []
+    for _ in range(repeats):
+        cpu_ms, answers = server.cpu_ms([partial(each.call, "POST", "/keys/claim", claim) for each in clients[:FEW]])
+        took.append(cpu_ms)
+        assert all(len(answer["one_time_keys"]) == count for answer in answers)
     table.row(f"keys/claim: of {count} devices", 40 * count / 500, took)
 
 
 def measure_to_device(server: Server, table: Table, clients: list[Client], repeats: int) -> None:
     """Sending to all devices, and what is synced by some of them."""
-    sender, receivers = clients[0], clients[1 : SYNCS + 1]
-    sent, told, repeated = [], [], []
-    for client in receivers:
-        client.sync()
+    receivers = clients[1 : RUN + 1]
+    syncs = [client.sync for client in receivers]
+    sent, told, acknowledged = [], [], []
+    server.cpu_ms(syncs)
     for _ in range(repeats):
         messages = {
             client.user_id: {
@@ -187,40 +197,38 @@ def measure_to_device(server: Server, table: Table, clients: list[Client], repea
             }
             for number, client in enumerate(clients)
         }
-        path = f"/sendToDevice/m.room.encrypted/{tag()}"
-        sent.append(server.cpu_ms(lambda: sender.call("PUT", path, {"messages": messages})))  # noqa: B023
-        for client in receivers:
-            answers: list[Any] = []
-            told.append(server.cpu_ms(lambda: answers.append(client.sync())))  # noqa: B023
-            assert len(answers[0]["to_device"]["events"]) == 1
-        for client in receivers:
-            repeated.append(server.cpu_ms(client.sync))
+        body = {"messages": messages}
+        acts = [
+            partial(client.call, "PUT", f"/sendToDevice/m.room.encrypted/{tag()}", body) for client in clients[:FEW]
+        ]
+        sent.append(server.cpu_ms(acts)[0])
+        cpu_ms, answers = server.cpu_ms(syncs)
+        told.append(cpu_ms)
+        assert all(len(answer["to_device"]["events"]) == FEW for answer in answers)
+        acknowledged.append(server.cpu_ms(syncs)[0])
     table.row(f"sendToDevice: to {len(clients)} devices", 60 * len(clients) / 500, sent)
-    table.row("sync: of a device that has such a message", 2, told)
-    table.row("sync: the next one, by which it is acknowledged", 2, repeated)
+    table.row(f"sync: of a device that has {FEW} such messages", 2, told)
+    table.row("sync: the next one, by which they are acknowledged", 2, acknowledged)
 
 
 def measure_lists(server: Server, table: Table, clients: list[Client], repeats: int) -> None:
     """A member's new device in the large room."""
-    changes, syncs = [], []
-    readers = clients[1 : SYNCS + 1]
+    changes, told = [], []
     for client in clients:
         client.sync()
-    for client in readers:
-        client.sync()
+    syncs = [client.sync for client in clients[1 : RUN + 1]]
+    server.cpu_ms(syncs)
     for number in range(repeats):
         member = clients[-1 - number]
         login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": member.user_id}}
         made = member.call("POST", "/login", {**login, "password": PASSWORD})
         body = {"device_keys": Keys(member.user_id, made["device_id"]).device()}
-        token = made["access_token"]
-        changes.append(server.cpu_ms(lambda: server.call(token, "POST", "/keys/upload", body)))  # noqa: B023
-        for client in readers:
-            answers: list[Any] = []
-            syncs.append(server.cpu_ms(lambda: answers.append(client.sync())))  # noqa: B023
-            assert member.user_id in answers[0]["device_lists"]["changed"]
+        changes.append(server.cpu_ms([partial(server.call, made["access_token"], "POST", "/keys/upload", body)])[0])
+        cpu_ms, answers = server.cpu_ms(syncs)
+        told.append(cpu_ms)
+        assert all(answer["device_lists"]["changed"] == [member.user_id] for answer in answers)
     table.row(f"keys/upload: a new device, in a room of {len(clients)}", None, changes)
-    table.row(f"sync: after that, of a member of the room of {len(clients)}", 2, syncs)
+    table.row(f"sync: after that, of a member of the room of {len(clients)}", 2, told)
 
 
 def tag() -> str:

@@ -104,8 +104,7 @@ class DeviceKeys:
             if not storage.has_device(tx, device_nid):
                 # Logged out since the request came: nobody would ever delete its keys.
                 raise UnknownToken("The device is gone")
-            is_new = self.store_upload(tx, user_nid, device_nid, device_id, uploaded)
-            return one_time_storage.count_one_time_keys(tx, device_nid), is_new
+            return self.store_upload(tx, user_nid, device_nid, device_id, uploaded)
 
         if uploaded.is_empty:
             return await self._store.database.read(lambda tx: one_time_storage.count_one_time_keys(tx, device_nid))
@@ -129,9 +128,12 @@ class DeviceKeys:
         fallback = [KeyRow(key.algorithm, key.key_id, key.content) for key in read_one_time_keys(raw, is_fallback=True)]
         return Upload(identity, one_time, fallback)
 
-    def store_upload(self, tx: Transaction, user_nid: int, device_nid: int, device_id: str, upload: Upload) -> bool:
-        """Store keys of a device in a transaction of the caller; return whether its identity keys are new ones.
+    def store_upload(
+        self, tx: Transaction, user_nid: int, device_nid: int, device_id: str, upload: Upload
+    ) -> tuple[dict[str, int], bool]:
+        """Store keys of a device in a transaction of the caller.
 
+        Return how many unclaimed one-time keys of each algorithm it has, and whether its identity keys are new ones.
         Call `uploaded` after the commit. Raises InvalidParam.
         """
         identity = upload.identity
@@ -140,8 +142,7 @@ class DeviceKeys:
             storage.set_device_keys(tx, user_nid, device_nid, identity)
             storage.delete_signatures_of(tx, user_nid, [device_id])
             self._device_lists.note(tx, user_nid, [device_id])
-        self._one_time_keys.add(tx, device_nid, upload.one_time, upload.fallback)
-        return is_new
+        return self._one_time_keys.add(tx, device_nid, upload.one_time, upload.fallback), is_new
 
     async def uploaded(self, user_id: UserID, user_nid: int, device_nid: int) -> None:
         """Tell of keys that were stored in a transaction of the caller."""
@@ -246,7 +247,7 @@ def _load(tx: Transaction, users: Iterable[str], viewer_nid: int | None) -> _Fou
     known = list(nids.values())
     return _Found(
         storage.load_device_keys(tx, known),
-        storage.load_cross_signing(tx, known),
+        storage.load_shown_cross_signing(tx, known, viewer_nid),
         storage.load_signatures(tx, known, viewer_nid),
         nids,
     )
@@ -264,16 +265,20 @@ def _shown(
         if chosen and device.device_id not in chosen:
             continue
         name = device.display_name if tells_names else None
-        content = device.content
         added = found.signatures.get((device.user_nid, device.device_id))
-        if added:
-            content = orjson.dumps(add_signatures(orjson.loads(content), added))
+        content = _signed(device.content, added)
         device_keys[user_id][device.device_id] = orjson.Fragment(with_name(content, name))
     for key in found.keys:
         user_id = names[key.user_nid]
         if key.usage != USER_SIGNING or user_id == viewer:
-            answer[_SECTIONS[key.usage]][user_id] = _key_with_signatures(found, key)
+            added = found.signatures.get((key.user_nid, key.public_key))
+            answer[_SECTIONS[key.usage]][user_id] = orjson.Fragment(_signed(key.content, added))
     return answer
+
+
+def _signed(content: bytes, added: Mapping[str, Mapping[str, str]] | None) -> bytes:
+    """Return the JSON of a key with further signatures."""
+    return content if not added else orjson.dumps(add_signatures(orjson.loads(content), added))
 
 
 def _with_signatures(found: _Found, device: LocalDevice) -> JsonObject:

@@ -50,11 +50,15 @@ class OneTimeKeys:
         return [(self._store.numbers.next(), KeyRow(key.algorithm, key.key_id, key.content)) for key in keys]
 
     @staticmethod
-    def add(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]], fallback: Sequence[KeyRow]) -> None:
-        """Store keys of a device; raises InvalidParam where another key has one's ID, or there are too many.
+    def add(
+        tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]], fallback: Sequence[KeyRow]
+    ) -> dict[str, int]:
+        """Store keys of a device; return how many unclaimed one-time keys of each algorithm it has then.
 
         A key that was uploaded and claimed before is left out: its upload is repeated for want of an answer.
+        Raises InvalidParam where another key has one's ID, or there are too many.
         """
+        counts = storage.count_one_time_keys(tx, device_nid)
         if keys:
             present = storage.find_one_time_keys(tx, device_nid, [key.key_id for _, key in keys])
             new: list[tuple[int, KeyRow]] = []
@@ -67,14 +71,16 @@ class OneTimeKeys:
             if new:
                 new = storage.without_claimed(tx, device_nid, new)
             if new:
-                counts = storage.count_one_time_keys(tx, device_nid)
-                if sum(counts.values()) + len(new) > MAX_KEPT:
+                for _, key in new:
+                    counts[key.algorithm] = counts.get(key.algorithm, 0) + 1
+                if sum(counts.values()) > MAX_KEPT:
                     raise InvalidParam(f"A device has at most {MAX_KEPT} one-time keys")
                 storage.add_one_time_keys(tx, device_nid, new)
         if fallback:
             storage.set_fallback_keys(tx, device_nid, fallback)
             if storage.count_fallback_keys(tx, device_nid) > MAX_FALLBACK:
                 raise InvalidParam(f"A device has fallback keys of at most {MAX_FALLBACK} algorithms")
+        return counts
 
     def changed(self, device_nids: Sequence[int]) -> None:
         """Keys of devices were stored, or deleted: after the commit."""
