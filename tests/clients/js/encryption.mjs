@@ -79,15 +79,23 @@ async function verifyUsers(alice, second, bob, roomId) {
     done("two users verified by emoji");
 }
 
+/** Take the cross-signing keys from the secret storage, as for a user who types in the recovery key. */
+async function unlock(client) {
+    const crypto = client.getCrypto();
+    assert(!(await crypto.isCrossSigningReady()));
+    // This fetches the public keys: without them the private ones are not believed.
+    assert(await crypto.userHasCrossSigningKeys());
+    await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: passwordPrompt(client) });
+    assert(await crypto.isCrossSigningReady());
+}
+
 /** All of Alice's devices are gone; a new one restores everything from the recovery key. */
 async function recover(aliceId, memory, bob, roomId, history) {
     const third = await openDevice(url, aliceId, { memory, deviceName: "third" });
     const crypto = third.getCrypto();
-    assert(!(await crypto.isCrossSigningReady()));
-    await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: passwordPrompt(third) });
-    assert(await crypto.isCrossSigningReady());
+    await unlock(third);
     await until("that bob sees the signature", () => deviceStatus(bob, aliceId, third.getDeviceId(), "crossSigningVerified"));
-    assert(await trusts(third, bob.getUserId()));
+    await until("that the third device trusts bob", () => trusts(third, bob.getUserId()));
     done("cross-signing restored from secret storage");
     await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
     const { total, imported } = await crypto.restoreKeyBackup();
@@ -112,7 +120,7 @@ async function dehydrate(device, memory, bob, roomId) {
     await knowsDevice(bob, aliceId, device.getDeviceId(), false);
     const eventId = await say(bob, roomId, "while you were away");
     const next = await openDevice(url, aliceId, { memory, deviceName: "fourth" });
-    await next.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: passwordPrompt(next) });
+    await unlock(next);
     await next.getCrypto().startDehydration();
     await reads(next, roomId, eventId, "while you were away");
     done("a device rehydrated");

@@ -25,8 +25,8 @@ async function talk(alice, bob, roomId) {
     await reads(alice, roomId, await say(bob, roomId, "from bob"), "from bob");
     done("encrypted messages both ways");
     for (const [viewer, user] of [[alice, bob], [bob, alice]]) {
-        assert(await viewer.getCrypto().userHasCrossSigningKeys(user.getUserId()));
-        assert(await deviceStatus(viewer, user.getUserId(), user.getDeviceId()));
+        await until("the keys of the other", () => viewer.getCrypto().userHasCrossSigningKeys(user.getUserId()));
+        await until("their signature", () => deviceStatus(viewer, user.getUserId(), user.getDeviceId()));
         assert(!(await trusts(viewer, user.getUserId())));
     }
     done("cross-signing keys of the other seen");
