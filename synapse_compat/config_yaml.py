@@ -343,6 +343,10 @@ FULFILLED = frozenset(
         "suppress_key_server_warning",
         "experimental_features.msc4222_enabled",
         "experimental_features.msc4133_enabled",
+        "experimental_features.msc3814_enabled",
+        # For each application service whose registration says so.
+        "experimental_features.msc2409_to_device_messages_enabled",
+        "experimental_features.msc3202_transaction_extensions",
     }
 )
 

@@ -236,7 +236,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, k
         ("oidc_providers:\n  - idp_id: a", 3, "oidc_providers[0].idp_id"),
         ("macaroon_secret_key: x", 2, "macaroon_secret_key"),
         ("report_stats: true", 2, "report_stats"),
-        ("experimental_features:\n  msc3814_enabled: true", 3, "experimental_features.msc3814_enabled"),
+        ("experimental_features:\n  msc4306_enabled: true", 3, "experimental_features.msc4306_enabled"),
         ("instance_map: {w1: {host: a}}", 2, "instance_map.w1.host"),
         ("listeners: [{port: 1, type: manhole}]", 2, "listeners[0].type"),
         ("listeners: [{port: 1, mode: 5}]", 2, "listeners[0].mode"),
