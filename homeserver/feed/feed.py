@@ -96,8 +96,8 @@ class RoomFeed:
     # What `feed.summary` keeps of the room until what it tells changes, and the position where it did last.
     summary: Any = None
     summary_changed: int = 0
-    # What `feed.unread` keeps: a state group, with its create event and power levels.
-    deciding: tuple[int, StoredEvent | None, StoredEvent | None] | None = None
+    # What `feed.unread` keeps: a state group, with the power levels of users and of notifications there.
+    deciding: tuple[int, Callable[[str], int], Callable[[str], int]] | None = None
 
 
 @dataclass(slots=True)

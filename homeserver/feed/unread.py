@@ -65,6 +65,8 @@ class RoomUnread:
     total: int = 0
     highlights: int = 0
     threads: dict[str, tuple[int, int]] | None = None
+    # A state group, and the display name that the user has there.
+    named: tuple[int, str | None] | None = None
 
     def add(self, notice: _Notice) -> None:
         """Add the newest notice; the oldest go where there are too many."""
@@ -240,7 +242,7 @@ class Unread:
             if stored.nid in unseen:
                 continue
             if facts is None or stored.state_group != group:
-                facts, group = await self._room_facts(ruleset, place, stored), stored.state_group
+                facts, group = await self._room_facts(user, ruleset, place, stored), stored.state_group
             if stored.facts is None:
                 stored.facts = EventFacts(stored.event)
             actions = evaluate(ruleset, stored.facts, facts)
@@ -274,43 +276,29 @@ class Unread:
         relation = relation_of(event)
         return (find_thread(relation, of_parent) if relation is not None else None) or MAIN
 
-    async def _room_facts(self, ruleset: Ruleset, place: UserRoom, stored: StoredEvent) -> RoomFacts:
+    async def _room_facts(self, user: UserFeed, ruleset: Ruleset, place: UserRoom, stored: StoredEvent) -> RoomFacts:
         room = self._feed.room(place.room_id, place.room_nid)
         if room.joined_members is None:
             room.joined_members = await self._store.database.read(lambda tx: _load_joined(tx, place.room_nid))
         group = stored.state_group or 0
-        member_key = ("m.room.member", str(ruleset.user_id))
         if room.deciding is None or room.deciding[0] != group:
-            member, create, levels = await self._state_events(
-                group, (member_key, ("m.room.create", ""), ("m.room.power_levels", ""))
-            )
+            create, levels = await self._state_events(group, (("m.room.create", ""), ("m.room.power_levels", "")))
             # The same for all members, who mostly ask one after the other.
-            room.deciding = (group, create, levels)
-        else:
-            _, create, levels = room.deciding
-            (member,) = await self._state_events(group, (member_key,))
-
-        def power_levels() -> PowerLevels | None:
-            if create is None:
-                return None
-            version = KNOWN_ROOM_VERSIONS.get(str(create.event.content.get("room_version", "1")))
-            if version is None:
-                return None
-            return PowerLevels.from_events(version, create.event, levels.event if levels is not None else None)
-
-        def power_of(user_id: str) -> int:
-            parsed = power_levels()
-            return parsed.of(user_id) if parsed is not None else 0
-
-        def notification_level(key: str) -> int:
-            parsed = power_levels()
-            return parsed.notification(key) if parsed is not None else 50
-
+            room.deciding = (group, *_powers(create, levels))
+        _, power_of, notification_level = room.deciding
+        unread: RoomUnread | None = user.unread.get(place.room_id)
+        named = unread.named if unread is not None else None
+        if named is None or named[0] != group:
+            (member,) = await self._state_events(group, (("m.room.member", str(ruleset.user_id)),))
+            named = (group, _display_name(member))
+            if unread is not None:
+                unread.named = named
+        name = named[1]
         return RoomFacts(
             member_count=room.joined_members or 0,
             power_of=power_of,
             notification_level=notification_level,
-            display_name_of=lambda _: _display_name(member),
+            display_name_of=lambda _: name,
         )
 
     async def _state_events(self, group: int, keys: Sequence[tuple[str, str]]) -> list[StoredEvent | None]:
@@ -324,6 +312,30 @@ class Unread:
         # Together, where one is not in memory.
         found = await self._store.events.get([nid for nid in nids if nid is not None])
         return [found.get(nid) if nid is not None else None for nid in nids]
+
+
+def _powers(
+    create: StoredEvent | None, levels: StoredEvent | None
+) -> tuple[Callable[[str], int], Callable[[str], int]]:
+    """Return what gives a user's power level, and the level that it takes to notify with a key."""
+
+    def power_levels() -> PowerLevels | None:
+        if create is None:
+            return None
+        version = KNOWN_ROOM_VERSIONS.get(str(create.event.content.get("room_version", "1")))
+        if version is None:
+            return None
+        return PowerLevels.from_events(version, create.event, levels.event if levels is not None else None)
+
+    def power_of(user_id: str) -> int:
+        parsed = power_levels()
+        return parsed.of(user_id) if parsed is not None else 0
+
+    def notification_level(key: str) -> int:
+        parsed = power_levels()
+        return parsed.notification(key) if parsed is not None else 50
+
+    return power_of, notification_level
 
 
 def _display_name(member: StoredEvent | None) -> str | None:
