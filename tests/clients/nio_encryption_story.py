@@ -10,7 +10,18 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from nio import AsyncClient, MegolmEvent, RoomEncryptedImage, RoomMessageText, RoomPreset, SyncResponse
+from nio import (
+    AsyncClient,
+    ForwardedRoomKeyEvent,
+    KeyVerificationAccept,
+    KeyVerificationKey,
+    MegolmEvent,
+    RoomEncryptedImage,
+    RoomKeyRequest,
+    RoomMessageText,
+    RoomPreset,
+    SyncResponse,
+)
 from nio.crypto import OlmDevice, decrypt_attachment
 from nio.event_builders import EnableEncryptionBuilder
 
@@ -86,6 +97,10 @@ def shows(room_id: str, event_id: str) -> Callable[[SyncResponse], Any]:
     return lambda answer: [event for event in timeline(answer, room_id) if event.event_id == event_id]
 
 
+def gets(kind: type) -> Callable[[SyncResponse], Any]:
+    return lambda answer: [event for event in answer.to_device_events if isinstance(event, kind)]
+
+
 async def reads(user: AsyncClient, room_id: str, event_id: str, text: str) -> RoomMessageText:
     """Wait for an event, which must have come encrypted and be this text."""
     (event,) = await sync_until(user, shows(room_id, event_id), text)
@@ -136,9 +151,8 @@ async def compare(asker: AsyncClient, asked: AsyncClient) -> None:
     (transaction_id,) = await sync_until(asked, lambda _: list(asked.key_verifications), "the verification")
     good(await asked.accept_key_verification(transaction_id))
     sides = [user.key_verifications[transaction_id] for user in (asker, asked)]
-    for turn in (asker, asked, asker):
-        await sync_until(turn, lambda answer: answer.to_device_events, "the next step of the verification")
-        await tend(turn)
+    for turn, step in ((asker, KeyVerificationAccept), (asked, KeyVerificationKey), (asker, KeyVerificationKey)):
+        await sync_until(turn, gets(step), "the next step of the verification")
     check(len(sides[0].get_emoji()) == 7 and sides[0].get_emoji() == sides[1].get_emoji(), sides)
     for user in (asker, asked):
         good(await user.confirm_short_auth_string(transaction_id))
@@ -157,7 +171,7 @@ async def come_later(alice: AsyncClient, bob: AsyncClient, second: AsyncClient, 
     done("a new device is seen")
     for sender, text in ((alice, "to both devices"), (bob, "to my other device")):
         event_id = await say(sender, room_id, text)
-        for device in {alice, bob, second} - {sender}:
+        for device in [each for each in (alice, bob, second) if each is not sender]:
             await reads(device, room_id, event_id, text)
     event_id = await say(second, room_id, "from the second device")
     for device in (alice, bob):
@@ -171,9 +185,8 @@ async def ask_for_keys(bob: AsyncClient, second: AsyncClient, room_id: str, earl
     early = good(await second.room_get_event(room_id, early_id)).event
     check(isinstance(early, MegolmEvent) and "Brot" not in json.dumps(early.source, ensure_ascii=False), early)
     good(await second.request_room_key(early))
-    await sync_until(bob, lambda answer: answer.to_device_events, "the request of the key")
-    await tend(bob)
-    await sync_until(second, lambda answer: answer.to_device_events, "the key")
+    await sync_until(bob, gets(RoomKeyRequest), "the request of the key")
+    await sync_until(second, gets(ForwardedRoomKeyEvent), "the key")
     read = second.decrypt_event(early)
     check(isinstance(read, RoomMessageText) and read.body == "Brot 🍞", read)
     done("a key shared on request")
