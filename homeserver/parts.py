@@ -46,6 +46,7 @@ from api.client.upgrade import UpgradeApi
 from api.client.user_directory import UserDirectoryAPI
 from api.client.versions import STREAM_FEATURE, UNSTABLE_FEATURES, Versions, forced_encryption
 from api.client.wellknown import WellKnown, client_discovery, support_contact
+from api.client.whois import Whois
 from api.health import Health
 from api.media import MediaApi
 from api.ratelimit import ClientRates, Limit, PasswordAttempts
@@ -710,6 +711,7 @@ def _routes(
         register,
         Account(users.accounts, users.credentials, users.interactive_auth, has_passwords=has_passwords),
         DevicesApi(users.devices, users.interactive_auth),
+        Whois(users.accounts, users.devices),
         Profile(users.profiles, config.profiles, base.rates, server_name=server_name, shares_room=shares_room),
         FiltersApi(users.filters),
         AccountDataApi(data.account_data),

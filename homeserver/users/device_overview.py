@@ -32,6 +32,7 @@ class DeviceLine:
     has_keys: bool
     is_verified: bool
     is_dehydrated: bool
+    last_seen_user_agent: str | None = None
 
 
 async def list_device_lines(database: Database, sessions: Sessions, user_id: UserID, user_nid: int) -> list[DeviceLine]:
@@ -42,7 +43,8 @@ async def list_device_lines(database: Database, sessions: Sessions, user_id: Use
 
 def _line(device: DeviceOverview, sessions: Sessions, user_id: UserID, signing_key: str | None) -> DeviceLine:
     row = device.row
-    last_seen_ts, address = sessions.last_seen(row.device_nid) or (row.last_seen_ts, row.last_seen_ip)
+    stored = (row.last_seen_ts, row.last_seen_ip, row.last_seen_user_agent)
+    last_seen_ts, address, user_agent = sessions.last_connection(row.device_nid) or stored
     return DeviceLine(
         device_id=row.device_id,
         display_name=row.display_name,
@@ -51,6 +53,7 @@ def _line(device: DeviceOverview, sessions: Sessions, user_id: UserID, signing_k
         has_keys=device.keys is not None,
         is_verified=signing_key is not None and _is_signed(device, user_id, signing_key),
         is_dehydrated=device.is_dehydrated,
+        last_seen_user_agent=user_agent,
     )
 
 

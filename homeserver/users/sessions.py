@@ -231,6 +231,10 @@ class Sessions:
         found = self._seen.get(device_nid)
         return None if found is None else found[:2]
 
+    def last_connection(self, device_nid: int) -> tuple[int, str | None, str | None] | None:
+        """Return the same with the user agent."""
+        return self._seen.get(device_nid)
+
     async def write_last_seen(self) -> None:
         """Write down what was gathered."""
         if not self._seen:

@@ -21,6 +21,7 @@ from api.client.profile import Profile
 from api.client.register import Register
 from api.client.versions import Versions
 from api.client.wellknown import WellKnown
+from api.client.whois import Whois
 from api.ratelimit import ClientRates, Limit
 from homeserver.config import Limits, PasswordPolicy, RateLimit
 from homeserver.config import Profiles as ProfilesConfig
@@ -133,6 +134,7 @@ class AccountServer:
             Login(self.credentials, self.sessions, self.devices, self.rates, has_passwords=True),
             Account(self.accounts, self.credentials, self.interactive_auth, has_passwords=True),
             DevicesApi(self.devices, self.interactive_auth),
+            Whois(self.accounts, self.devices),
             Profile(self.profiles, chosen.profiles, self.rates, server_name=SERVER, shares_room=self._shares_room),
             Capabilities(
                 default_room_version="12",

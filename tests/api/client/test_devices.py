@@ -76,3 +76,26 @@ async def test_nobody_deletes_another_users_device(make_server: MakeServer) -> N
     body = {"devices": ["BOBS"], "auth": password_proof("alice", "correct horse")}
     assert 200 == (await server.call("POST", "delete_devices", body, token=token))[0]
     assert 200 == (await server.call("GET", "account/whoami", token=bob))[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_whois_is_for_the_user_and_for_administrators(make_server: MakeServer) -> None:
+    server = await make_server()
+    alice, bob = await server.register("alice"), await server.register("bob")
+    await server.operator.create("root", "pw", admin=True)
+    root = (await server.login("root", "pw"))[1]["access_token"]
+    await server.login("alice", device_id="unused")
+    await server.call("GET", "account/whoami", token=alice["access_token"], ip="192.0.2.7")
+    now_ms = server.clock.now_ms()
+    connection = {"ip": "192.0.2.7", "last_seen": now_ms, "user_agent": "test"}
+    devices = {alice["device_id"]: {"sessions": [{"connections": [connection]}]}, "unused": {"sessions": []}}
+    expected = (200, {"user_id": alice["user_id"], "devices": devices})
+    path = f"admin/whois/{alice['user_id']}"
+    assert expected == await server.call("GET", path, token=root)
+    await server.sessions.write_last_seen()
+    assert expected == await server.call("GET", path, token=root), "from the database"
+    assert 200 == (await server.call("GET", path, token=alice["access_token"]))[0]
+    for user_id in (alice["user_id"], "@nobody:example.org"):
+        status, answer = await server.call("GET", f"admin/whois/{user_id}", token=bob["access_token"])
+        assert (403, "M_FORBIDDEN") == (status, answer["errcode"])
+    assert 404 == (await server.call("GET", "admin/whois/@nobody:example.org", token=root))[0]
