@@ -75,7 +75,7 @@ class RemoteKeys:
 
                 async def fetch(part: Sequence[str] = part) -> dict[str, RemoteList]:
                     told = await self._servers.keys_query(server, {user: [] for user in part}, timeout_s=timeout_s)
-                    return _read_query(told, part)
+                    return read_query_answer(told, part)
 
                 known.update(await self._devices.fetch_and_keep(part, fetch))
 
@@ -113,7 +113,7 @@ class RemoteKeys:
         async def ask(server: str) -> None:
             asked = {user: dict(devices) for user, devices in wanted[server].items()}
             told = await self._servers.keys_claim(server, asked, timeout_s=timeout_s)
-            answer.found.update(_read_claim(told, asked))
+            answer.found.update(read_claim_answer(told, asked))
 
         await self._ask_all(list(wanted), ask, answer)
         return answer
@@ -153,7 +153,8 @@ def with_name(content: bytes, name: str | None) -> bytes:
     return content[:-1] + b',"unsigned":' + orjson.dumps(unsigned) + b"}"
 
 
-def _read_query(answer: JsonObject, users: Sequence[str]) -> dict[str, RemoteList]:
+def read_query_answer(answer: JsonObject, users: Sequence[str]) -> dict[str, RemoteList]:
+    """Return what `POST /user/keys/query` answered of the users that were asked for; what is not right is left out."""
     sections = {name: answer.get(name) for name in ("device_keys", "master_keys", "self_signing_keys")}
     found: dict[str, RemoteList] = {}
     for user in users:
@@ -174,7 +175,8 @@ def _read_query(answer: JsonObject, users: Sequence[str]) -> dict[str, RemoteLis
     return found
 
 
-def _read_claim(answer: JsonObject, asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def read_claim_answer(answer: JsonObject, asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return what `POST /user/keys/claim` answered to what was asked; what is not right is left out."""
     told = answer.get("one_time_keys")
     found: dict[str, Any] = {}
     for user, devices in asked.items():
