@@ -57,22 +57,19 @@ class Transaction:
         ignore: bool = False,
         update: tuple[str, ...] = (),
         add: tuple[str, ...] = (),
-    ) -> None:
-        """Insert rows given as tuples in the order of `columns`.
+    ) -> int:
+        """Insert rows given as tuples in the order of `columns`; return how many, if not with `update` or `add`.
 
         On a row whose primary or unique key exists: with `ignore` keep what is there; with `update` overwrite those
         columns; with `add` add the new number to those columns; else the driver's integrity error is raised.
         """
         if not rows:
-            return
+            return 0
         key = (table.name, columns, ignore, update, add)
         sql = self._statements.get(key)
         if sql is None:
             sql = self._statements[key] = self._compile(table, columns, ignore, update, add)
-        if len(rows) == 1:
-            self.connection.exec_driver_sql(sql, rows[0])
-        else:
-            self.connection.exec_driver_sql(sql, list(rows))
+        return self.connection.exec_driver_sql(sql, rows[0] if len(rows) == 1 else list(rows)).rowcount
 
     def upsert(self, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Insert the row `key` + `values`, or set `values` on the row that has `key` (its primary or unique key)."""

@@ -162,7 +162,7 @@ def measure_keys(server: Server, table: Table, clients: list[Client], repeats: i
     table.row(f"keys/upload: {ONE_TIME_KEYS} one-time keys", 3, took)
 
     count = len(clients)
-    query = {"device_keys": {client.user_id: [] for client in clients}}
+    query: dict[str, Any] = {"device_keys": {client.user_id: [] for client in clients}}
     took = []
     for _ in range(repeats):
         cpu_ms, answers = server.cpu_ms([partial(each.call, "POST", "/keys/query", query) for each in clients[:FEW]])

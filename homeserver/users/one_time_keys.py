@@ -60,22 +60,18 @@ class OneTimeKeys:
         """
         counts = storage.count_one_time_keys(tx, device_nid)
         if keys:
-            present = storage.find_one_time_keys(tx, device_nid, [key.key_id for _, key in keys])
-            new: list[tuple[int, KeyRow]] = []
-            for key_nid, key in keys:
-                known = present.get((key.algorithm, key.key_id))
-                if known is None:
-                    new.append((key_nid, key))
-                elif known != key.content:
-                    raise InvalidParam(f"One time key {key.algorithm}:{key.key_id} already exists")
-            if new:
-                new = storage.without_claimed(tx, device_nid, new)
-            if new:
+            new = storage.without_claimed(tx, device_nid, keys)
+            if storage.add_one_time_keys(tx, device_nid, new) == len(new):
                 for _, key in new:
                     counts[key.algorithm] = counts.get(key.algorithm, 0) + 1
-                if sum(counts.values()) > MAX_KEPT:
-                    raise InvalidParam(f"A device has at most {MAX_KEPT} one-time keys")
-                storage.add_one_time_keys(tx, device_nid, new)
+            else:
+                present = storage.find_one_time_keys(tx, device_nid, [key.key_id for _, key in new])
+                for _, key in new:
+                    if present[key.algorithm, key.key_id] != key.content:
+                        raise InvalidParam(f"One time key {key.algorithm}:{key.key_id} already exists")
+                counts = storage.count_one_time_keys(tx, device_nid)
+            if sum(counts.values()) > MAX_KEPT:
+                raise InvalidParam(f"A device has at most {MAX_KEPT} one-time keys")
         if fallback:
             storage.set_fallback_keys(tx, device_nid, fallback)
             if storage.count_fallback_keys(tx, device_nid) > MAX_FALLBACK:
