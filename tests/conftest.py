@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import Mariadb, MariadbUnavailable, shared_mariadb
+from tests.support.databases import Mariadb, MariadbUnavailable, shared_mariadb, sqlite_url_in
 
 # Set by `make test`: what cannot be tested here is then an error, not a skip.
 NEED_ALL = bool(os.environ.get("SENNIT_TESTS_NEED_ALL"))
@@ -55,19 +55,39 @@ def _roomy_folder() -> Path:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """The SQLAlchemy URL of an SQLite file that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'homeserver.db'}"
+    """The SQLAlchemy URL of an SQLite file that has the tables, and nothing in them."""
+    return sqlite_url_in(tmp_path)
 
 
 @pytest.fixture
 def mariadb_url(mariadb: Mariadb) -> Iterator[str]:
-    """The SQLAlchemy URL of a fresh empty database on a private mariadbd."""
-    with mariadb.fresh_database() as url:
+    """The SQLAlchemy URL of a database on a private mariadbd that has the tables, and nothing in them."""
+    with mariadb.database() as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mariadb", marks=pytest.mark.mariadb)])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """The SQLAlchemy URL of a fresh empty database: the test runs once on each kind."""
+    """The SQLAlchemy URL of a database as a first start leaves it: the test runs once on each kind."""
     url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
+    """The SQLAlchemy URL of an SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'homeserver.db'}"
+
+
+@pytest.fixture
+def empty_mariadb_url(mariadb: Mariadb) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh database without tables."""
+    with mariadb.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mariadb", marks=pytest.mark.mariadb)])
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """The SQLAlchemy URL of a database without tables, for what is about making them: once on each kind."""
+    url: str = request.getfixturevalue(f"empty_{request.param}_url")
     return url

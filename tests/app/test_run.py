@@ -108,8 +108,8 @@ def _write(folder: Path, more: str = "", listener: str = "", database_url: str =
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_first_run_says_what_to_do_and_a_signal_ends_it(tmp_path: Path, number: int, database_url: str) -> None:
-    port = _write(tmp_path, database_url=database_url)
+def test_first_run_says_what_to_do_and_a_signal_ends_it(tmp_path: Path, number: int, empty_database_url: str) -> None:
+    port = _write(tmp_path, database_url=empty_database_url)
     with _run(tmp_path) as run:
         told = run.read_until("is ready")
         answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/_matrix/client/versions", timeout=10)

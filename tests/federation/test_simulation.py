@@ -49,7 +49,7 @@ def test_servers_on_mariadb_have_the_same(tmp_path: Path, mariadb: Any) -> None:
             tmp_path,
             servers=3,
             version="11",
-            new_database=lambda folder: stack.enter_context(mariadb.fresh_database()),
+            new_database=lambda folder: stack.enter_context(mariadb.database()),
         ) as world,
     ):
         world.play(40)

@@ -20,7 +20,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if request.param == "sqlite":
             url = f"sqlite:///{folder / 'homeserver.db'}"
         else:
-            url = stack.enter_context(request.getfixturevalue("mariadb").fresh_database())
+            url = stack.enter_context(request.getfixturevalue("mariadb").database())
         server = stack.enter_context(run_server(folder / "server", url))
         yield server
         assert "Traceback" not in server.log, server.log

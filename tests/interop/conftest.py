@@ -86,7 +86,7 @@ def new_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], st
     if getattr(request, "param", "sqlite") == "sqlite":
         yield sqlite_url_in
         return
-    with request.getfixturevalue("mariadb").fresh_database() as url:
+    with request.getfixturevalue("mariadb").database() as url:
         yield lambda folder: url
 
 

@@ -56,8 +56,8 @@ async def test_second_server_is_refused_until_the_first_stops(database_url: str)
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_two_started_at_once_one_makes_the_tables(database_url: str) -> None:
-    starts = [Deferred.fromCoroutine(Opened(database_url).start()) for _ in range(2)]
+async def test_of_two_started_at_once_one_makes_the_tables(empty_database_url: str) -> None:
+    starts = [Deferred.fromCoroutine(Opened(empty_database_url).start()) for _ in range(2)]
     results: list[tuple[bool, Any]] = await DeferredList(starts, consumeErrors=True)
     (opened,) = [result for is_done, result in results if is_done]
     (failure,) = [result for is_done, result in results if not is_done]

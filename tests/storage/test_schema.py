@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = _engine(parse_url(database_url), 1)
+def engine(empty_database_url: str) -> Iterator[Engine]:
+    engine = _engine(parse_url(empty_database_url), 1)
     yield engine
     engine.dispose()
 
@@ -109,8 +109,8 @@ def test_rooms_of_the_first_version_get_their_places_in_the_auth_graph(engine: E
     assert [(6, 6, 5, 5)] == [tuple(row) for row in links]
 
 
-def test_tables_compare_bytes(mariadb_url: str) -> None:
-    engine = create_engine(mariadb_url)
+def test_tables_compare_bytes(empty_mariadb_url: str) -> None:
+    engine = create_engine(empty_mariadb_url)
     with engine.begin() as connection:
         upgrade(connection)
     query = "SELECT DISTINCT engine, table_collation FROM information_schema.tables WHERE table_schema = DATABASE()"
@@ -187,8 +187,8 @@ def _history_with_a_broken_end(folder: Path) -> Path:
     return folder
 
 
-def test_failed_revision_is_rolled_back_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
-    engine = _engine(parse_url(sqlite_url), 1)
+def test_failed_revision_is_rolled_back_on_sqlite(empty_sqlite_url: str, tmp_path: Path) -> None:
+    engine = _engine(parse_url(empty_sqlite_url), 1)
     folder = _history_with_a_broken_end(tmp_path)
     with engine.begin() as connection:
         upgrade(connection, to="0001", folder=folder)

@@ -37,6 +37,7 @@ from twisted.internet import reactor
 from homeserver import Config, Homeserver
 
 from .certificates import Authority
+from .databases import sqlite_url_in
 from .played_server import Browser, PlayedAnswer, PlayedServer, free_port
 from .server import LIMITS
 
@@ -265,7 +266,7 @@ def new_database(request: pytest.FixtureRequest) -> Any:
             yield sqlite_url_in
         else:
             mariadb = request.getfixturevalue("mariadb")
-            yield lambda folder: stack.enter_context(mariadb.fresh_database())
+            yield lambda folder: stack.enter_context(mariadb.database())
 
 
 @pytest_twisted.async_yield_fixture
@@ -286,7 +287,3 @@ async def sqlite_federation(tmp_path: Path) -> AsyncIterator[Federation]:
         yield made
     finally:
         await made.stop()
-
-
-def sqlite_url_in(folder: Path) -> str:
-    return f"sqlite:///{folder / 'homeserver.db'}"

@@ -118,7 +118,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with ExitStack() as stack:
         url = f"sqlite:///{folder / 'homeserver.db'}"
         if request.param == "mariadb":
-            url = stack.enter_context(request.getfixturevalue("mariadb").fresh_database())
+            url = stack.enter_context(request.getfixturevalue("mariadb").database())
         yield stack.enter_context(run_server(folder / "server", url, more=PATIENT))
 
 
