@@ -2,7 +2,7 @@
 
 Each user has one row with the newest change, so that the table does not grow with changes; that of a user of another
 server goes when no room is shared any more. Who comes back after however long a time is told of each member of the own
-rooms at most once: the list is looked for among those, not among all changes.
+rooms at most once: where much has changed, it is looked for among those, not among all changes.
 
 Spec: client-server API, "Tracking the device list for a user"; server-server API, "Device Management".
 """
@@ -10,7 +10,7 @@ Spec: client-server API, "Tracking the device list for a user"; server-server AP
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import delete, func, select, update
 
@@ -20,6 +20,9 @@ from .tables.federation_rooms import room_servers
 from .tables.identity import user_ids
 from .tables.rooms import memberships, rooms
 from .transaction import Transaction, chunks
+
+# Of so many changed lists it is asked whose they are; of more, only those of the members of certain rooms are read.
+_FEW: Final = 1_000
 
 
 class RemoteList(NamedTuple):
@@ -169,22 +172,15 @@ def members_of(tx: Transaction, room_nids: Iterable[int]) -> set[int]:
 def changed_since(
     tx: Transaction, user_nid: int, joined_nids: Iterable[int], after: int
 ) -> tuple[set[int], set[int], set[int]]:
-    """Return whose lists changed after a position: the user's own, and members of these rooms; who came, and who left.
+    """Return whose lists changed after a position; who came to these rooms, and who left them.
 
-    The second and third are those who joined, or left, one of the rooms after the position.
+    Of the first, all who share no room may be missing, or some may be among them.
     """
     has_changed = device_lists.c.position > after
-    own = tx.first(select(device_lists.c.user_nid).where(device_lists.c.user_nid == user_nid, has_changed))
-    lists = {user_nid} if own is not None else set()
-    members = (
-        select(device_lists.c.user_nid)
-        .join(memberships, memberships.c.user_nid == device_lists.c.user_nid)
-        .where(has_changed, memberships.c.membership == "join")
-        .distinct()
-    )
+    few = tx.all(select(device_lists.c.user_nid).where(has_changed).limit(_FEW + 1))
+    lists = {row[0] for row in few} if len(few) <= _FEW else _changed_members(tx, user_nid, joined_nids, after)
     moved: dict[str, set[int]] = {"join": set(), "leave": set(), "ban": set()}
     for part in chunks(joined_nids):
-        lists.update(row[0] for row in tx.all(members.where(memberships.c.room_nid.in_(part))))
         for membership, users in moved.items():
             query = select(memberships.c.user_nid).where(
                 memberships.c.room_nid.in_(part),
@@ -193,6 +189,22 @@ def changed_since(
             )
             users.update(row[0] for row in tx.all(query))
     return lists, moved["join"], moved["leave"] | moved["ban"]
+
+
+def _changed_members(tx: Transaction, user_nid: int, room_nids: Iterable[int], after: int) -> set[int]:
+    # Of all the changes of months those that matter: as many as the rooms have members at most.
+    query = (
+        select(device_lists.c.user_nid)
+        .join(memberships, memberships.c.user_nid == device_lists.c.user_nid)
+        .where(device_lists.c.position > after, memberships.c.membership == "join")
+        .distinct()
+    )
+    found = {row[0] for part in chunks(room_nids) for row in tx.all(query.where(memberships.c.room_nid.in_(part)))}
+    # Who is in no room follows the own devices all the same.
+    own = select(device_lists.c.position).where(device_lists.c.user_nid == user_nid)
+    if (tx.scalar(own) or 0) > after:
+        found.add(user_nid)
+    return found
 
 
 def count_local_members(tx: Transaction, room_nid: int, limit: int) -> int:

@@ -15,6 +15,7 @@ from homeserver.feed.streams import inbox_bounds
 from homeserver.users import one_time_keys, to_device
 from homeserver.users.key_backup import read_room_key
 from homeserver.users.sessions import Requester
+from storage import device_lists
 from storage.to_device import measure_inboxes
 from tests.support.encrypted import EncryptedServer
 from tests.support.encryption import Keys, public_key
@@ -236,8 +237,12 @@ async def test_signatures_by_keys_that_were_replaced_go(world: EncryptedServer) 
 # -- lists -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("few", [1_000, 1], ids=["few changes", "many changes"])
 @pytest_twisted.ensureDeferred
-async def test_who_comes_back_is_told_of_members_of_the_own_rooms_alone(world: EncryptedServer) -> None:
+async def test_who_comes_back_is_told_of_members_of_the_own_rooms_alone(
+    world: EncryptedServer, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_lists, "_FEW", few)
     server = world.server
     alice, bob, carol = [await world.log_in(name) for name in ("alice", "bob", "carol")]
     people = {each: await server.user(each) for each in ("alice", "bob", "carol")}
@@ -252,5 +257,7 @@ async def test_who_comes_back_is_told_of_members_of_the_own_rooms_alone(world: E
     told = await world.parts.lists_stream.between(user, old, server.feed.watermark)
     assert {alice.user_id, bob.user_id} == set(told.changed)
     assert () == told.left
+    alone = await server.user_feed(people["carol"])
+    assert (carol.user_id,) == (await world.parts.lists_stream.between(alone, old, server.feed.watermark)).changed
     new = await world.parts.lists_stream.between(user, server.feed.watermark, server.feed.watermark)
     assert ((), ()) == (new.changed, new.left)
