@@ -18,7 +18,7 @@ from sqlalchemy import Select, select
 from homeserver.errors import BrokenInvariant
 from homeserver.model.event import Event
 from homeserver.model.event_format import event_from_wire
-from homeserver.model.event_json import dump_event, load_event
+from homeserver.model.event_json import dump_event, load_event, without_slack
 from homeserver.model.ids import EventID, RoomID
 from homeserver.model.redaction import redact
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
@@ -197,7 +197,7 @@ def _from_row(row: Sequence[Any], *, as_sent: bool = False) -> StoredEvent:
     encoded = bytes(raw)
     if row[9] and not as_sent:
         wire = redact(version, wire)
-        encoded = dump_event(version, wire)
+        encoded = without_slack(dump_event(version, wire))
     return StoredEvent(
         event=event_from_wire(
             version, wire, event_id=EventID(row[1]), room_id=_shared_room_id(row[12]), encoded=encoded

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from homeserver.feed.feed import Feed, Publication
+from homeserver.model.event_json import without_slack
 from homeserver.model.ids import RoomID
 from storage.events import Flag, StoredEvent
 from storage.store import Store
@@ -71,7 +72,7 @@ class Commit:
         try:
             for step in prepared:
                 if step.after.version.strict_canonical_json:
-                    step.stored.event.pack(step.append.encoded)
+                    step.stored.event.pack(without_slack(step.append.encoded))
                 store.events.add(step.stored)
                 for group, state in step.new_states:
                     store.states.add(group, state, 4)

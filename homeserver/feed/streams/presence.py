@@ -20,6 +20,7 @@ from typing import Final
 import orjson
 
 from homeserver.feed.feed import Feed, Publication, RoomFeed, UserFeed
+from homeserver.model.event_json import without_slack
 from homeserver.model.ids import RoomID
 from homeserver.runtime.clock import Clock
 
@@ -191,6 +192,6 @@ def _encode(user_id: str, entry: _Entry, now_ms: int) -> StreamItem:
     # Shared by all who are told within a second.
     if entry.item is None or not 0 <= now_ms - entry.encoded_ms < 1_000:
         event = {"type": TYPE, "sender": str(user_id), "content": entry.presence.render(now_ms)}
-        entry.item = StreamItem(TYPE, str(user_id), orjson.dumps(event))
+        entry.item = StreamItem(TYPE, str(user_id), without_slack(orjson.dumps(event)))
         entry.encoded_ms = now_ms
     return entry.item

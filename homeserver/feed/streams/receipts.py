@@ -15,6 +15,7 @@ from typing import Final, cast
 import orjson
 
 from homeserver.feed.feed import UserFeed
+from homeserver.model.event_json import without_slack
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.receipts import READ_PRIVATE, Receipt, render_receipts
 from storage.receipts import NamedReceipt, load_receipts
@@ -173,4 +174,6 @@ def _items(receipts: Iterable[NamedReceipt], viewer: str) -> tuple[StreamItem, .
         ),
         viewer,
     )
-    return tuple(StreamItem(TYPE, None, orjson.dumps({"type": TYPE, "content": content})) for content in contents)
+    return tuple(
+        StreamItem(TYPE, None, without_slack(orjson.dumps({"type": TYPE, "content": content}))) for content in contents
+    )

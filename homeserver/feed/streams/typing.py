@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from homeserver.feed.feed import UserFeed
+from homeserver.model.event_json import without_slack
 from homeserver.model.ids import RoomID
 
 from .protocol import StreamItem
@@ -37,7 +38,7 @@ class TypingStream:
 
     def publish(self, room_nid: int, user_ids: Sequence[str], position: int) -> None:
         """Take in who is typing in a room from now on; called in order of positions."""
-        encoded = orjson.dumps({"type": TYPE, "content": {"user_ids": list(user_ids)}})
+        encoded = without_slack(orjson.dumps({"type": TYPE, "content": {"user_ids": list(user_ids)}}))
         self._rooms.pop(room_nid, None)
         self._rooms[room_nid] = (position, bool(user_ids), (StreamItem(TYPE, None, encoded),))
         if len(self._rooms) > MAX_ROOMS:
