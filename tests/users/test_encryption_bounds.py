@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
@@ -16,9 +17,11 @@ from homeserver.users import one_time_keys, to_device
 from homeserver.users.key_backup import read_room_key
 from homeserver.users.sessions import Requester
 from storage import device_lists
+from storage.outbox import load_edus
 from storage.to_device import measure_inboxes
 from tests.support.encrypted import EncryptedServer
 from tests.support.encryption import Keys, public_key
+from tests.support.other_server import BOB, OTHER, OtherServer
 from tests.support.played_server import until
 
 
@@ -261,3 +264,36 @@ async def test_who_comes_back_is_told_of_members_of_the_own_rooms_alone(
     assert (carol.user_id,) == (await world.parts.lists_stream.between(alone, old, server.feed.watermark)).changed
     new = await world.parts.lists_stream.between(user, server.feed.watermark, server.feed.watermark)
     assert ((), ()) == (new.changed, new.left)
+
+
+@pytest_twisted.ensureDeferred
+async def test_versions_of_a_list_go_on_after_a_stop_in_the_middle(database_url: str) -> None:
+    """What was changed but not told is told at the next start, as the version after the last that was told."""
+    world = await EncryptedServer.start(database_url)
+    bob = await world.log_in("bob")
+    person = await world.server.user("bob")
+    room = await world.server.room(person)
+    other = OtherServer(world.server.door, world.server.store)
+    await other.send(room, BOB, "m.room.member", {"membership": "join"}, BOB)
+    await world.upload(bob)
+    await world.database.write(lambda tx: world.parts.device_lists.note(tx, bob.user_nid, [str(bob.device_id)]))
+    await world.stop()
+    for _ in range(2):
+        world = await EncryptedServer.start(database_url)
+        await world.parts.start()
+        tasks = world.server.tasks
+        await until(lambda tasks=tasks: all("tell" not in name for name in tasks.names))
+        await world.stop()
+    world = await EncryptedServer.start(database_url)
+    second = await world.log_in("bob", "SECOND")
+    await world.upload(second)
+    waiting = await world.database.read(lambda tx: load_edus(tx, OTHER, 0, 100))
+    updates = [orjson.loads(edu.content) for edu in waiting if edu.kind == "m.device_list_update"]
+    ids = [update["stream_id"] for update in updates]
+    assert [[], *([each] for each in ids[:-1])] == [update["prev_id"] for update in updates]
+    assert sorted(set(ids)) == ids
+    assert [bob.device_id, bob.device_id, "SECOND"] == [update["device_id"] for update in updates]
+    shown = await world.parts.device_keys.list_for_server(bob.user_id)
+    assert ids[-1] == shown["stream_id"]
+    assert 0 == (await world.sizes())["untold_devices"]
+    await world.stop()
