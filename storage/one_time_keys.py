@@ -70,18 +70,19 @@ def without_claimed(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, 
 def add_one_time_keys(tx: Transaction, device_nid: int, keys: Sequence[tuple[int, KeyRow]]) -> int:
     """Store one-time keys with their numbers in the order of uploads, and forget old marks of claimed ones.
 
-    Return how many were stored: a key whose ID is there already is not.
+    Return how many were stored: a key whose ID is there already is not. An upload with nothing new forgets nothing.
     """
-    table = claimed_keys.c
-    last = tx.scalar(_OLD_MARK, {"device": device_nid, "kept": KEPT_MARKS})
-    if last is not None:
-        tx.execute(delete(claimed_keys).where(table.device_nid == device_nid, table.key_nid <= last))
-    return tx.insert_many(
+    stored = tx.insert_many(
         one_time_keys,
         ("device_nid", "algorithm", "key_id", "key_nid", "content"),
         [(device_nid, key.algorithm, key.key_id, key_nid, key.content) for key_nid, key in keys],
         ignore=True,
     )
+    last = tx.scalar(_OLD_MARK, {"device": device_nid, "kept": KEPT_MARKS}) if stored else None
+    if last is not None:
+        table = claimed_keys.c
+        tx.execute(delete(claimed_keys).where(table.device_nid == device_nid, table.key_nid <= last))
+    return stored
 
 
 def set_fallback_keys(tx: Transaction, device_nid: int, keys: Sequence[KeyRow]) -> None:
