@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import pytest_twisted
 
+from homeserver.appservices import device_news
 from tests.support.appservice import AS_TOKEN, SERVER, Bridged
 from tests.support.encryption import Keys
 
@@ -175,3 +177,31 @@ async def test_lists_that_changed_while_the_service_was_away_are_told_after_a_re
     bridged.service.asked.clear()
     await bridged.start()
     await bridged.until(lambda: f"@alice:{SERVER}" in _lists(bridged))
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_messages_for_many_devices_go_into_several_transactions(
+    bridged: Bridged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_news, "MAX_MESSAGES", 2)
+    monkeypatch.setattr(device_news, "MAX_DEVICES", 2)
+    monkeypatch.setattr(device_news, "CHUNK", 2)
+    _encrypting(bridged)
+    await bridged.start()
+    alice = await bridged.user("alice")
+    ghosts = [await bridged.ghost(f"_bridge_{number}") for number in range(4)]
+    for ghost in ghosts:
+        await _device(bridged, ghost)
+    bridged.service.answer = lambda asked: 500
+    expected = []
+    for number in range(3):
+        messages = {ghost: {"*": {"text": f"{number}{ghost}"}} for ghost in ghosts}
+        expected += [message["*"]["text"] for message in messages.values()]
+        await bridged.ok("PUT", f"sendToDevice/org.example/{number}", {"messages": messages}, token=alice)
+    bridged.service.answer = lambda asked: 200
+    await bridged.act("POST", "/_matrix/client/v1/appservice/bridge/ping", {})
+    await bridged.until(lambda: len(_texts(bridged)) >= len(expected))
+    assert sorted(expected) == sorted(_texts(bridged))
+    for ghost in ghosts:
+        assert [f"{number}{ghost}" for number in range(3)] == [text for text in _texts(bridged) if text[1:] == ghost]
+    assert 2 == max(len(asked.body.get("to_device", ())) for asked in bridged.service.transactions)

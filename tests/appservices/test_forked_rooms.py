@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from homeserver.appservices import sender
+from homeserver.appservices import queue
 from homeserver.model.event import EventTemplate
 from homeserver.model.ids import EventID, RoomID, UserID
 from homeserver.model.receipt_of_events import trust_own
@@ -44,7 +44,7 @@ async def test_who_is_in_the_room_no_more_on_resolution_is_sent_nothing_after(
 ) -> None:
     """The room is closed on a branch from before the ghost joined: no event says that it is not in the room."""
     if is_behind:
-        monkeypatch.setattr(sender, "MAX_WAITING", 0)
+        monkeypatch.setattr(queue, "MAX_WAITING", 0)
     await bridged.start()
     alice = await bridged.user("alice")
     ghost = await bridged.ghost("_bridge_ghost")

@@ -7,7 +7,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from homeserver.appservices import sender
+from homeserver.appservices import queue
 from tests.support.appservice import HS_TOKEN, SERVER, Asked, Bridged
 
 
@@ -133,7 +133,7 @@ async def test_service_that_falls_behind_reads_on_in_the_database(
     bridged: Bridged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if a thousand messages were as quickly sent as thirty.
-    monkeypatch.setattr(sender, "MAX_WAITING", 30)
+    monkeypatch.setattr(queue, "MAX_WAITING", 30)
     await bridged.start()
     alice = await bridged.user("alice")
     room_id = await _portal(bridged, alice)
