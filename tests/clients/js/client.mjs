@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import * as sdk from "matrix-js-sdk";
 
 export const PASSWORD = "correct horse battery staple";
-const PATIENCE_MS = Number(process.env.STORY_PATIENCE_MS ?? 15_000);
+const PATIENCE_MS = Number(process.env.STORY_PATIENCE_MS ?? 30_000);
 
 const nothing = () => {};
 const logger = { trace: nothing, debug: nothing, info: nothing, warn: nothing, error: nothing, getChild: () => logger };
