@@ -1,5 +1,6 @@
 # make run       a homeserver from this checkout; needs Python 3.11 and nothing else
 # make test      everything that must be green: check, all tests, real clients, both databases
+# make test-deep the same with further seeds, room versions and databases; takes an hour
 # make unit      the fast tests
 # make check     format, lint, types, import law
 # make bench     figures, with the load generator that HSLOAD names
@@ -20,9 +21,9 @@ DEPENDS := setup.cfg setup.py pyproject.toml constraints.txt
 JS := tests/clients/js
 export PYTHON
 
-.PHONY: help run test synapse unit check format bench clean constraints
+.PHONY: help run test test-deep synapse unit check format bench clean constraints
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | head -n 6
 
 run: $(VENV)/installed-run
 	@exec $(BIN)/sennit run
@@ -59,6 +60,9 @@ synapse:
 test: check $(JS_INSTALLED) synapse
 	@tools/need.sh 'command -v mariadbd && command -v mariadb-install-db' mariadb-server-core mariadb-client-core
 	SENNIT_TESTS_NEED_ALL=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
+
+test-deep: export SENNIT_TESTS_DEEP := 1
+test-deep: test
 
 unit: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m 'not slow and not clients'

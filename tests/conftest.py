@@ -1,4 +1,4 @@
-"""Fixtures of all tests: databases.
+"""Fixtures of all tests: databases; and which tests are run, in which order (see `support.selection`).
 
 A test that takes `database_url` runs twice, on SQLite and on MariaDB.
 """
@@ -10,10 +10,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.databases import Mariadb, MariadbUnavailable, shared_mariadb, sqlite_url_in
+from tests.support.selection import mark_turns, put_long_ones_first, scheduler, without_deep
 
 # Set by `make test`: what cannot be tested here is then an error, not a skip.
 NEED_ALL = bool(os.environ.get("SENNIT_TESTS_NEED_ALL"))
@@ -26,6 +28,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Remember which process is the test run, for what must end together with it."""
     if not hasattr(config, "workerinput"):
         os.environ[RUN_VARIABLE] = str(os.getpid())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leave out what is deep, and have what takes long first."""
+    # Before `-m` looks at marks, and after pytest has put together what shares a fixture.
+    mark_turns(items)
+    yield
+    items[:] = without_deep(config, items)
+    put_long_ones_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand whole files to the workers, where nothing else is said."""
+    return scheduler(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

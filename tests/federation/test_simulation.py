@@ -29,15 +29,32 @@ def play(seed: int, *, servers: int, version: str, events: int) -> None:
     assert 0 == ended.returncode, ended.stdout[-20_000:] + ended.stderr[-20_000:]
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_ten_servers_have_the_same_after_a_thousand_events() -> None:
     play(1, servers=10, version="12", events=1000)
 
 
-@pytest.mark.parametrize("version", ["6", "10", "11", "12"])
-@pytest.mark.parametrize("seed", [2, 3])
-def test_few_servers_have_the_same(seed: int, version: str) -> None:
-    play(seed, servers=4, version=version, events=120)
+@pytest.mark.slow
+def test_ten_servers_have_the_same() -> None:
+    play(1, servers=10, version="12", events=40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "servers", "version"),
+    [
+        (2, 2, "12"),
+        (3, 3, "6"),
+        *(
+            pytest.param(seed, 4, version, marks=pytest.mark.deep)
+            for seed in (2, 3)
+            for version in ("6", "10", "11", "12")
+        ),
+    ],
+)
+def test_few_servers_have_the_same(seed: int, servers: int, version: str) -> None:
+    play(seed, servers=servers, version=version, events=120)
 
 
 @pytest.mark.mariadb

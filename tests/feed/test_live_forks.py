@@ -19,6 +19,7 @@ from homeserver.feed.sync import Sync
 from homeserver.rooms import gather
 from storage import interning as interning_module
 from tests.support.rooms import RoomServer
+from tests.support.selection import seeds
 from tests.support.user_state import UserState
 
 from .test_sync_forks import STEPS, ForkClient, ForkStory
@@ -117,13 +118,13 @@ async def tell(state: UserState, seed: int) -> None:
     await story.check()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(0, 5))
 @pytest_twisted.ensureDeferred
 async def test_streams_tell_all_of_rooms_that_fork(world: UserState, seed: int) -> None:
     await tell(world, seed)
 
 
-@pytest.mark.parametrize("seed", range(100, 103))
+@pytest.mark.parametrize("seed", seeds(100, 103))
 @pytest_twisted.ensureDeferred
 async def test_streams_tell_all_of_rooms_that_fork_with_hardly_any_memory(
     world: UserState, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,7 @@ from storage.events import StoredEvent
 from tests.support.forks import branch
 from tests.support.graph_check import assert_sound
 from tests.support.rooms import Person, RoomServer
+from tests.support.selection import seeds
 from tests.support.sync_clients import Client
 from tests.support.user_state import UserState
 
@@ -258,13 +259,13 @@ async def tell(state: UserState, seed: int) -> None:
     await story.check()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(0, 5))
 @pytest_twisted.ensureDeferred
 async def test_increments_lead_to_what_branches_resolve_to(world: UserState, seed: int) -> None:
     await tell(world, seed)
 
 
-@pytest.mark.parametrize("seed", range(100, 105))
+@pytest.mark.parametrize("seed", seeds(100, 105))
 @pytest_twisted.ensureDeferred
 async def test_increments_lead_to_what_branches_resolve_to_with_hardly_any_memory(
     world: UserState, seed: int, monkeypatch: pytest.MonkeyPatch

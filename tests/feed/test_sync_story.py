@@ -18,6 +18,7 @@ from homeserver.model.ids import RoomID
 from homeserver.rooms import gather
 from storage import interning as interning_module
 from tests.support.rooms import Person, RoomServer
+from tests.support.selection import seeds
 from tests.support.sync_clients import Client, sync_of
 from tests.support.user_state import UserState
 
@@ -191,13 +192,13 @@ async def tell(state: UserState, seed: int) -> None:
     await story.check()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(0, 6))
 @pytest_twisted.ensureDeferred
 async def test_increments_lead_to_what_the_server_has(world: UserState, seed: int) -> None:
     await tell(world, seed)
 
 
-@pytest.mark.parametrize("seed", range(50, 53))
+@pytest.mark.parametrize("seed", seeds(50, 53))
 @pytest_twisted.ensureDeferred
 async def test_increments_lead_to_what_the_server_has_where_memory_reaches_not_far(
     world: UserState, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -207,7 +208,7 @@ async def test_increments_lead_to_what_the_server_has_where_memory_reaches_not_f
     await tell(world, seed)
 
 
-@pytest.mark.parametrize("seed", range(100, 106))
+@pytest.mark.parametrize("seed", seeds(100, 106))
 @pytest_twisted.ensureDeferred
 async def test_increments_lead_to_what_the_server_has_with_hardly_any_memory(
     world: UserState, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,6 @@
 """Fixtures of the tests with a real Synapse: one Synapse for all of them, and a fresh Sennit for each.
 
-All these tests belong to one group, for one worker and one Synapse (`--dist loadgroup`). Where pytest-xdist does not
-keep to groups, which its version 3.8 does not with pytest 9, each worker that has some of them starts its own Synapse.
+One worker gets all these tests, so that there is one Synapse (see `tests.support.selection`).
 Without an environment that has Synapse they are skipped; `make test` builds one.
 """
 
@@ -32,9 +31,12 @@ _LOGGED: Final = pytest.StashKey[tuple[Synapse, int]]()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Put all tests of this folder into one group; later would be too late for xdist."""
+    """Mark all tests of this folder as slow; what runs on both databases does so in one direction each, or is deep."""
     if _HERE in item.path.parents:
-        item.add_marker(pytest.mark.xdist_group("synapse"))
+        given: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
+        is_on_mariadb, is_turned = given.get("new_database") == "mariadb", given.get("pair") == "synapse_hosts"
+        if {"new_database", "pair"} <= given.keys() and is_on_mariadb != is_turned:
+            item.add_marker("deep")
         item.add_marker(pytest.mark.slow)
 
 

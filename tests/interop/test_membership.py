@@ -136,6 +136,7 @@ async def test_private_room_is_not_joined(pair: Pair) -> None:
     assert await membership(pair.alice, room_id, pair.bob) is None
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["8", "12"])
 async def test_restricted_room_is_joined_by_members_of_the_space(pair: Pair, version: str) -> None:
     """The server of the room vouches for the join, as an authorising server."""
@@ -175,6 +176,7 @@ async def test_room_is_left_and_joined_again(pair: Pair) -> None:
 # -- knocks ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["7", "12"])
 async def test_knock_is_let_in(pair: Pair, version: str) -> None:
     alice, bob = pair.alice, pair.bob

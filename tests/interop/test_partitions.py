@@ -34,6 +34,7 @@ async def heal(pair: Pair, room_id: str) -> None:
     await until(have_heard, what="hearing from each other", every_s=0.3)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "10", "12"])
 async def test_fork_heals_to_the_same_state(pair: Pair, version: str) -> None:
     """Both sides change the same state and have users join and leave while they are parted."""

@@ -15,6 +15,7 @@ def test_these_are_the_stable_room_versions() -> None:
     assert set(VERSIONS) <= KNOWN_ROOM_VERSIONS.keys()
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_room_is_joined_and_talked_in(pair: Pair, version: str) -> None:
     room_id = await pair.room(room_version=version, name="A room", topic="Tea")

@@ -61,7 +61,7 @@ async def test_events_before_what_was_sent(world: World, inlet: str, name: str) 
     await check(world)
 
 
-@pytest.mark.parametrize("version", ["1", "6", "10"])
+@pytest.mark.parametrize("version", ["1", *(pytest.param(each, marks=pytest.mark.deep) for each in ("6", "10"))])
 async def test_events_of_older_rooms(world: World, version: str) -> None:
     """All cases in one room after the other; what has no meaning in a version is left out."""
     world.forgive()
