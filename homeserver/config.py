@@ -194,6 +194,9 @@ class Rooms(Section):
     encrypt_by_default: Literal["all", "invite", "off"] = Field(
         default="off", description="Which new rooms are encrypted."
     )
+    allow_encryption: bool = Field(
+        default=True, description="Local users may encrypt: turn it on in rooms, and send encrypted events."
+    )
     publish_search: bool = Field(default=True, description="Serve the room directory.")
     public_rooms_without_login: bool = Field(default=False, description="The room directory is readable without login.")
     public_rooms_over_federation: bool = Field(default=False, description="Other servers may read the room directory.")
@@ -203,6 +206,8 @@ class Rooms(Section):
     def _a_version_that_rooms_can_have(self) -> Self:
         if self.default_version not in ROOM_VERSIONS:
             raise at_key("default_version", f"rooms can have these versions here: {', '.join(ROOM_VERSIONS)}")
+        if self.encrypt_by_default != "off" and not self.allow_encryption:
+            raise at_key("encrypt_by_default", "rooms cannot be encrypted with allow_encryption = false")
         return self
 
 

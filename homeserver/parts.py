@@ -80,6 +80,7 @@ from homeserver.rooms.auto_join import AutoJoin
 from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.door import Identity, RoomDoor
+from homeserver.rooms.encryption_gate import EncryptionGate
 from homeserver.rooms.event_stream import EventStream
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
@@ -620,6 +621,8 @@ def _build_rooms(base: Base, data: Data, users: Users, appservices: Appservices)
     state = StateReads(store, feed, access, clock, whole=whole)
     Guests(store, door, feed, base.tasks)
     carry_over = RoomSettings(store.interner, data.account_data, data.push_rules).carry_over
+    if not base.config.rooms.allow_encryption:
+        door.add_gate(EncryptionGate())
     Successors(store, door, feed, base.tasks, carry_over=carry_over)
     return Rooms(
         directory=directory,

@@ -68,3 +68,17 @@ async def test_encrypted_events_notify_and_come_as_they_were_sent(federation: Fe
         await bob.call("POST", f"/rooms/{room_id}/receipt/m.read/{event_id}", {})
         room = (await bob.sync())["rooms"]["join"][room_id]
         assert 0 == room["unread_notifications"]["notification_count"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_encryption_can_be_forbidden(sqlite_federation: Federation) -> None:  # noqa: F811
+    (server,) = await sqlite_federation.start(rooms={"allow_encryption": False})
+    alice = await server.register("alice")
+    asked = [{"type": "m.room.encryption", "state_key": "", "content": MEGOLM}]
+    refused = await alice.try_call("POST", "/createRoom", {"initial_state": asked})
+    assert (403, "M_FORBIDDEN") == (refused.status, refused.json["errcode"])
+    room_id = await alice.create_room()
+    for path in ("state/m.room.encryption", "send/m.room.encrypted/1"):
+        refused = await alice.try_call("PUT", f"/rooms/{room_id}/{path}", MEGOLM)
+        assert (403, "M_FORBIDDEN") == (refused.status, refused.json["errcode"])
+    assert 200 == (await alice.try_call("PUT", f"/rooms/{room_id}/send/m.room.message/2", {"body": "plain"})).status
