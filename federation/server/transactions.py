@@ -49,6 +49,7 @@ MAX_EDUS: Final = 100
 # LIMIT: how often in a row a server is told to come again because of a fault of ours, and servers remembered for it.
 MAX_FAILURES: Final = 3
 MAX_FAILING: Final = 1_000
+_MESSAGES: Final = "m.direct_to_device"
 # LIMIT: rooms of one transaction that are worked on at once.
 MAX_ROOMS_AT_ONCE: Final = 5
 # LIMIT: answers that are remembered: of all servers, and of one.
@@ -167,12 +168,16 @@ class TransactionsApi:
                 for event_id, error in found.items():
                     results[str(event_id)] = {} if error is None else {"error": error}
 
+        # The keys that events are encrypted with come this way: nobody has to see an event that cannot be read yet.
+        # Messages that come again, with what failed, are known by their IDs.
+        messages = [edu for edu in edus if edu.get("edu_type") == _MESSAGES]
+        await self._edus.receive(origin, messages)
         by_room = _by_room(pdus)
         await _side_by_side((take_in(*item) for item in by_room.items()), len(by_room))
         if faults:
             # Answered, it would be lost.
             raise faults[0]
-        await self._edus.receive(origin, edus)
+        await self._edus.receive(origin, [edu for edu in edus if edu.get("edu_type") != _MESSAGES])
         return orjson.dumps({"pdus": results})
 
 

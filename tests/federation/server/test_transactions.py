@@ -93,6 +93,18 @@ async def test_what_names_no_room_is_dropped_alone(bad: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_keys_come_before_what_they_open_and_receipts_after_what_was_read() -> None:
+    door = Door()
+    door.gate.held = Deferred()
+    edus = [{"edu_type": "m.receipt", "content": {}}, {"edu_type": "m.direct_to_device", "content": {}}]
+    answered = Deferred.fromCoroutine(door.put("1", {"pdus": [pdu("1")], "edus": edus}))
+    assert edus[1:] == door.edus.received
+    door.gate.held.callback(None)
+    assert {"pdus": {"$1": {}}} == await answered
+    assert edus[::-1] == door.edus.received
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_refused_event_is_told_and_the_others_are_taken() -> None:
     door = Door()
     answer = await door.put("1", {"pdus": [pdu("bad"), pdu("1")]})
