@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from homeserver.errors import BadJson, InvalidParam, InvalidSignature, MatrixError, NotFound
+from homeserver.errors import BadJson, InvalidParam, InvalidSignature, MatrixError, NotFound, UnknownToken
 from homeserver.feed.changes import store_change
 from homeserver.feed.streams.device_lists import DeviceListsStream
 from homeserver.model.canonical_json import JsonObject, check_strict
@@ -97,6 +97,9 @@ class CrossSigning:
         user_nid = requester.user_nid
 
         def write(tx: Transaction) -> None:
+            if requester.device_nid is not None and not storage.has_device(tx, requester.device_nid):
+                # Logged out since the request came, perhaps because the account was closed.
+                raise UnknownToken("The device is gone")
             for key in storage.load_cross_signing(tx, [user_nid]):
                 if key.usage in uploaded.keys and uploaded.keys[key.usage][0] != key.public_key:
                     storage.delete_signatures_of(tx, user_nid, [key.public_key])

@@ -34,6 +34,8 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = int(os.environ.get("SENNIT_KILL_ROUNDS", "2"))
 BATCH = 10
+# Between two requests of one client: the machine is to be killed in the midst of work, not to be worn out.
+PACE_S = 0.02
 
 
 async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:
@@ -44,7 +46,7 @@ async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:
         except AssertionError:
             raise
         except Exception:
-            await pause(0.05)
+            await pause(0.1)
             continue
         assert 200 == answer.status, answer
         return answer.json
@@ -78,6 +80,7 @@ class Traffic:
             body = {"messages": {receiver: {"*": {"n": number}}}}
             await persist(partial(sender.try_call, "PUT", path, body))
             self.sent[name] += 1
+            await pause(PACE_S)
 
     async def receive(self, name: str, receiver: FederatedUser) -> None:
         """Take messages, each response acknowledged by the next request, until all have come; then look once more."""
@@ -122,6 +125,7 @@ class Traffic:
             if counts["one_time_key_counts"].get("signed_curve25519", 0) < BATCH:
                 body = {"one_time_keys": keys.one_time(BATCH, uploaded)}
                 uploaded += BATCH
+            await pause(PACE_S)
 
     async def claim(self, asker: FederatedUser, user: FederatedUser) -> None:
         """Claim these keys."""
@@ -129,6 +133,7 @@ class Traffic:
         while not self.is_over:
             answer = await persist(partial(asker.try_call, "POST", "/keys/claim", body))
             self.claimed += answer["one_time_keys"].get(user.user_id, {}).get(user.device_id, {})
+            await pause(PACE_S)
 
 
 async def test_every_message_arrives_once_and_in_order_through_kills(federation: Federation) -> None:  # noqa: F811
@@ -157,7 +162,7 @@ async def test_every_message_arrives_once_and_in_order_through_kills(federation:
         await until(lambda: traffic.faults or all(pair in traffic.arrived for pair in traffic.expected))
         for _ in range(ROUNDS):
             before = dict(traffic.sent)
-            await pause(random.uniform(0.3, 1))
+            await pause(random.uniform(0.2, 0.7))
             await server.kill()
             await server.start()
             await until(lambda before=before: all(traffic.sent[each] > before[each] + 3 for each in before))

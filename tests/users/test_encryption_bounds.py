@@ -219,6 +219,10 @@ async def test_with_a_device_goes_all_that_is_its_own(world: EncryptedServer) ->
     # A request that was under way meanwhile stores nothing.
     with pytest.raises(UnknownToken):
         await world.upload(third, 3)
+    signing = world.parts.cross_signing
+    with pytest.raises(UnknownToken):
+        other = Keys(third.user_id, "third", generation=2)
+        await signing.store(third, await signing.read_upload(third, other.cross_signing()))
     await world.send(phone, "t2", {third.user_id: {"third": {"n": 1}}})
     assert before == await _settled(world)
     assert [{"n": 1}] == (await world.sync(tablet))[0]
