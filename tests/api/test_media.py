@@ -132,6 +132,7 @@ async def test_the_name_in_the_path_replaces_the_uploaded_one(client: Client) ->
     assert told.headers["Content-Disposition"] == 'inline; filename="b.png"'
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("content_type", "served"),
     [
@@ -260,6 +261,7 @@ async def test_hostile_names_are_unknown(open_client: Client, server_name: str, 
 # -- parts and conditions ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("wanted", "status", "body", "content_range"),
     [
@@ -316,6 +318,7 @@ async def test_an_animation_moves_if_asked_for(client: Client, query: str, conte
     assert content_type == told.headers["Content-Type"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "query",
     [

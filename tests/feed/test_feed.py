@@ -175,6 +175,7 @@ async def test_a_user_who_is_read_while_joining_is_in_the_room(rooms: RoomServer
         assert all(place.since <= rooms.feed.watermark for place in user.rooms.values())
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("since", [0, 1, 10**9, 2**63 - 1])
 @pytest_twisted.ensureDeferred
 async def test_any_token_gets_an_answer_and_a_good_one(world: UserState, since: int) -> None:

@@ -46,6 +46,7 @@ def _empty_group(tx: Transaction, message: int, _name: int) -> None:
     tx.execute(update(t.state_groups).where(t.state_groups.c.state_group == group).values(delta=encode_delta({})))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("damage", "aspects"),
     [
@@ -121,6 +122,7 @@ def _other_key(wire: dict[str, Any]) -> None:
     wire["signatures"] = {"a.example": {"ed25519:other": "A" * 86}}
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

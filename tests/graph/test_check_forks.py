@@ -27,6 +27,7 @@ def _forked(version: RoomVersion) -> GraphBuilder:
     return graph
 
 
+@pytest.mark.in_turns
 @VERSIONS
 @pytest_twisted.ensureDeferred
 async def test_forks_of_every_version_are_sound(database: Database, version: RoomVersion) -> None:

@@ -55,6 +55,7 @@ def _on(graph: GraphBuilder, event_id: str, **values: object) -> Callable[[Trans
     return lambda tx: tx.execute(update(t.events).where(t.events.c.event_nid == nid).values(**values))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "raw", [b"{{", b'{"type": "m.room.', b"{}", b"[]", b""], ids=["braces", "cut", "{}", "[]", "no"]
 )
@@ -128,6 +129,7 @@ async def test_redaction_by_who_may_not_is_told(database: Database) -> None:
     assert any("which does not name it" in line for line in await _lines(graph, database))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -177,6 +179,7 @@ async def test_positions_must_follow_the_graph(database: Database) -> None:
     assert any(f"{ids['message']} position: expected one after 99999, which it builds on" in line for line in lines)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("flags", [SOFT_FAILED, OUTLIER, 16, REJECTED | SOFT_FAILED, 8, 300])
 @pytest_twisted.ensureDeferred
 async def test_flags_that_contradict_are_told(database: Database, flags: int) -> None:

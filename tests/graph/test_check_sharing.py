@@ -105,6 +105,7 @@ def block(**values: object) -> Callable[[tuple[int, int]], Any]:
     return lambda tops: update(history_blocks).where(history_blocks.c.top == tops[0]).values(**values)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("damaging", "expected"),
     [
@@ -161,6 +162,7 @@ async def test_edge_that_is_gone_is_told_where_nothing_says_that_it_is_missing(r
     )
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("what", ["rejected", "another key", "of nothing", "no create event"])
 @pytest_twisted.ensureDeferred
 async def test_given_state_of_what_cannot_be_in_it_is_told(rooms: RoomServer, what: str) -> None:
@@ -211,6 +213,7 @@ async def invited(server: RoomServer) -> Elsewhere:
     return room
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
@@ -255,6 +258,7 @@ async def test_change_of_a_membership_without_an_event_is_told(rooms: RoomServer
     assert any("expected by a member event of the user" in line for line in await lines(rooms, room))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", ["room_servers", "missing_prevs", "history_blocks", "held_events"])
 @pytest_twisted.ensureDeferred
 async def test_rows_of_a_room_that_is_not_there_are_told(rooms: RoomServer, name: str) -> None:

@@ -74,6 +74,7 @@ async def test_an_empty_upload_is_one(repository: MediaRepository) -> None:
     assert b"" == await content_of(repository, await upload(repository, b""))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("server_name", "media_id"),
     [
@@ -212,6 +213,7 @@ async def test_uploads_at_once_do_not_get_past_a_quota(make_repository: MakeRepo
     assert 2 == len(blobs(tmp_path))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("rules", "content_type", "is_taken"),
     [

@@ -112,6 +112,7 @@ async def told(server: RoomServer, visibility: str) -> Told:
     return room
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 @pytest_twisted.ensureDeferred
 async def test_single_events_are_seen_as_the_table_says(rooms: RoomServer, visibility: str) -> None:
@@ -126,6 +127,7 @@ async def test_single_events_are_seen_as_the_table_says(rooms: RoomServer, visib
     assert expected == actual
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 @pytest_twisted.ensureDeferred
 async def test_pages_hold_what_the_table_says(rooms: RoomServer, visibility: str) -> None:
@@ -145,6 +147,7 @@ async def test_pages_hold_what_the_table_says(rooms: RoomServer, visibility: str
     assert expected == actual
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 @pytest_twisted.ensureDeferred
 async def test_context_needs_the_room_and_the_event(rooms: RoomServer, visibility: str) -> None:
@@ -169,6 +172,7 @@ OPEN_ENDPOINTS = (
 )
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 @pytest_twisted.ensureDeferred
 async def test_a_closed_room_and_an_unknown_one_are_refused_in_the_same_bytes(
@@ -205,6 +209,7 @@ async def test_an_event_is_not_found_through_another_room(rooms: RoomServer) -> 
         )
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 @pytest_twisted.ensureDeferred
 async def test_who_left_reads_state_and_members_as_they_were(rooms: RoomServer, visibility: str) -> None:

@@ -173,6 +173,7 @@ async def patiently(rooms: RoomServer, reading: Deferred[None], lie: str) -> Non
     await reading
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("lie", LIES)
 @pytest_twisted.ensureDeferred
 async def test_who_has_nothing_is_passed_over_and_not_asked_again(rooms: RoomServer, lie: str) -> None:
@@ -190,6 +191,7 @@ async def test_who_has_nothing_is_passed_over_and_not_asked_again(rooms: RoomSer
     assert ["a.example", "b.example"] == [server for what, server, _ in others.asked if what == "backfill"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("lie", LIES)
 @pytest_twisted.ensureDeferred
 async def test_where_nobody_has_anything_it_ends_and_is_remembered(rooms: RoomServer, lie: str) -> None:

@@ -183,6 +183,7 @@ def creation(alice: Person, *more: EventTemplate) -> list[EventTemplate]:
     return [EventTemplate("m.room.member", {"membership": "join"}, alice.user_id, str(alice.user_id)), *more]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_rooms_of_every_version_live(rooms: RoomServer, version: str) -> None:
@@ -216,6 +217,7 @@ def _hashes_in(wire: Any) -> list[tuple[EventID, str]]:
     return [(reference[0], reference[1]["sha256"]) for reference in references if not isinstance(reference, str)]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "3", "6", "10", "11", "12"])
 @pytest_twisted.ensureDeferred
 async def test_a_room_of_which_an_event_is_refused_is_not_there(rooms: RoomServer, version: str) -> None:
@@ -382,6 +384,7 @@ async def test_what_becomes_of_a_membership(rooms: RoomServer) -> None:
     assert found == _TABLE
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("rule", "is_in_allowed", "is_invited", "may_join", "may_knock"),
     [

@@ -62,6 +62,7 @@ async def send_join(resident: Resident, room_id: RoomID, made: Made, **options: 
 # -- joins -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_user_of_another_server_joins(rooms: RoomServer, version: str) -> None:
     resident = Resident(rooms, VISITOR)
@@ -98,6 +99,7 @@ def STATE_KEYS(creator: Person) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_our_own_templates_can_be_rebuilt(rooms: RoomServer, version: str) -> None:
     resident = Resident(rooms, VISITOR)
@@ -251,6 +253,7 @@ async def test_nobody_gets_templates_for_users_of_others(rooms: RoomServer) -> N
             await resident.templates.make_leave(VISITOR.name, room_id, user_id)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("join_rule", ["invite", "private", "knock", "nonsense"])
 async def test_who_is_not_invited_gets_no_template(rooms: RoomServer, join_rule: str) -> None:
     resident = Resident(rooms, VISITOR)
@@ -304,6 +307,7 @@ BAD: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("changed", BAD.values(), ids=list(BAD))
 async def test_an_event_that_is_something_else_is_refused(rooms: RoomServer, changed: dict[str, Any]) -> None:
     resident = Resident(rooms, VISITOR)
@@ -321,6 +325,7 @@ async def test_an_event_that_is_something_else_is_refused(rooms: RoomServer, cha
     assert (before.extremities, before.state_group) == (after.extremities, after.state_group)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "raw",
     [
@@ -407,6 +412,7 @@ async def restricted(
     return alice, room_id
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", RESTRICTED)
 async def test_who_is_in_an_allowed_room_is_vouched_for(rooms: RoomServer, version: str) -> None:
     resident = Resident(rooms, VISITOR)
@@ -428,6 +434,7 @@ async def test_who_is_in_an_allowed_room_is_vouched_for(rooms: RoomServer, versi
     assert SERVER in stored.event.wire["signatures"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", RESTRICTED)
 async def test_nobody_vouches_for_a_join_that_needs_nobody(rooms: RoomServer, version: str) -> None:
     """At a place where the room was restricted, our signature would let in who could not come in there."""
@@ -520,6 +527,7 @@ async def test_the_conditions_count_when_the_join_comes(rooms: RoomServer) -> No
     assert await membership(rooms, room_id) is None
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("named", ["@nobody:example.org", "@mallory:b.example", "@x:c.example", "alice", 7, None])
 async def test_nobody_but_who_may_invite_can_be_named(rooms: RoomServer, named: Any) -> None:
     """Hostile: a user without power, of another server, or none at all."""
@@ -546,6 +554,7 @@ async def test_a_signature_is_added_to_nothing_that_was_not_asked_for(rooms: Roo
 # -- leaves ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_an_invite_is_declined(rooms: RoomServer, version: str) -> None:
     resident = Resident(rooms, VISITOR)
@@ -580,6 +589,7 @@ async def test_nobody_can_kick_through_a_leave(rooms: RoomServer) -> None:
 # -- knocks ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", WITH_KNOCKS)
 async def test_a_knock_is_answered_with_whole_events(rooms: RoomServer, version: str) -> None:
     resident = Resident(rooms, VISITOR)

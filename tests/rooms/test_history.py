@@ -225,6 +225,7 @@ async def test_a_redacted_event_is_read_redacted(rooms: RoomServer) -> None:
     assert ({}, redaction.event_id) == (event["content"], event["unsigned"]["redacted_because"]["event_id"])
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("query", "errcode"),
     [
@@ -250,6 +251,7 @@ async def test_parameters_that_are_wrong_are_refused(rooms: RoomServer, query: d
     assert (400, errcode) == (status, answer["errcode"])
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("token", ["s0", "p-9223372036854775807", "p9223372036854775807", "s9223372036854775807"])
 @pytest_twisted.ensureDeferred
 async def test_tokens_from_outside_the_timeline_are_answered(rooms: RoomServer, token: str) -> None:

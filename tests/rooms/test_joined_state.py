@@ -96,6 +96,7 @@ REFUSED: list[Callable[[Elsewhere, SendJoinAnswer], SendJoinAnswer]] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("is_small", [True, False], ids=["looked at whole", "sorted"])
 @pytest.mark.parametrize("lie", REFUSED, ids=[each.__name__ for each in REFUSED])
 @pytest_twisted.ensureDeferred
@@ -152,6 +153,7 @@ LEFT_OUT: list[Any] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("forge", LEFT_OUT)
 @pytest_twisted.ensureDeferred
 async def test_state_that_does_not_hold_is_left_out_alone(rooms: RoomServer, forge: Any) -> None:

@@ -43,6 +43,7 @@ async def is_complete(server: RoomServer, room: Elsewhere) -> bool:
     return not (await server.door.tip(room.room_id)).is_partial
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("leaves_out", [True, False], ids=["members left out", "all at once"])
 @pytest.mark.parametrize("version", ["1", "3", "6", "11", "12"])
 @pytest_twisted.ensureDeferred
@@ -165,6 +166,7 @@ ERRORS: list[Any] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(("faults", "kind", "message"), ERRORS)
 @pytest_twisted.ensureDeferred
 async def test_client_is_told_the_refusal_that_says_most(
@@ -205,6 +207,7 @@ TEMPLATES: list[Any] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("lie", TEMPLATES)
 @pytest_twisted.ensureDeferred
 async def test_lying_template_is_never_made_into_an_event_that_counts(rooms: RoomServer, lie: Any) -> None:

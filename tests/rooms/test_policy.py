@@ -129,6 +129,7 @@ ANSWERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest_twisted.ensureDeferred
 async def test_whatever_else_a_policy_server_answers_is_a_no(rooms: RoomServer, answer: str) -> None:
@@ -150,6 +151,7 @@ async def test_a_policy_server_that_does_not_answer_is_left_alone_for_a_while(ro
     assert [POLICY_SERVER] == asked(others)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "policy",
     [

@@ -58,6 +58,7 @@ async def held(rooms: RoomServer) -> list[str]:
 # -- what is in order ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "5", "10", "12"])
 @pytest_twisted.ensureDeferred
 async def test_a_transaction_is_taken_in_whatever_its_order(rooms: RoomServer, version: str) -> None:
@@ -305,6 +306,7 @@ def lies(room: Elsewhere) -> dict[str, Any]:
     }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "lie",
     ["nothing", "refusals", "no answer", "another room", "no JSON", "what was not asked for", "no end", "never"],

@@ -83,6 +83,7 @@ async def assert_same_states(server: RoomServer, room: RandomRoom, stored: Mappi
     assert dict(expected) == await state_ids(server, dict(tip.state.items()))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", sorted(KNOWN_ROOM_VERSIONS))
 @pytest_twisted.ensureDeferred
 async def test_a_room_with_forks_has_the_state_that_it_has_elsewhere(rooms: RoomServer, version: str) -> None:

@@ -74,6 +74,7 @@ async def assert_state_as_elsewhere(server: RoomServer, room: Elsewhere) -> None
 # -- what follows the resolved state ---------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "2", "11", "12"])
 @pytest.mark.parametrize("is_ban_first", [True, False], ids=["ban first", "ban last"])
 @pytest_twisted.ensureDeferred
@@ -233,6 +234,7 @@ async def test_a_crash_between_any_two_events_changes_nothing(rooms: RoomServer,
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("seed", range(4))
 @pytest_twisted.ensureDeferred
 async def test_after_a_failed_write_events_are_judged_from_what_is_stored(rooms: RoomServer, seed: int) -> None:

@@ -93,6 +93,7 @@ async def assert_kept_apart(server: RoomServer, room: Elsewhere, stored: StoredE
 # -- two events of one ID ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("is_outlier", [False, True], ids=["placed", "outlier"])
 @pytest_twisted.ensureDeferred
@@ -138,6 +139,7 @@ async def test_two_events_of_one_id_that_come_at_once_are_one(rooms: RoomServer,
     await assert_well(rooms, room)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("is_cold", [False, True], ids=["warm", "cold"])
 @pytest_twisted.ensureDeferred
@@ -248,6 +250,7 @@ def bad_auth(room: Elsewhere, case: str) -> list[Any]:
     return others[case]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ROOT_VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_an_event_that_cites_what_it_must_not_is_kept_apart(rooms: RoomServer, version: str) -> None:
@@ -307,6 +310,7 @@ async def test_events_of_another_room_are_not_found(rooms: RoomServer, version: 
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ROOT_VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_what_cites_a_rejected_event_is_rejected(rooms: RoomServer, version: str) -> None:
@@ -340,6 +344,7 @@ async def test_what_cites_a_rejected_event_is_rejected(rooms: RoomServer, versio
 # -- create events -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ROOT_VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_a_room_has_one_create_event(rooms: RoomServer, version: str) -> None:
@@ -378,6 +383,7 @@ async def test_a_room_has_one_create_event(rooms: RoomServer, version: str) -> N
     assert (await rooms.say(room.room_id, lena)).position is not None
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ROOT_VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_an_event_that_comes_after_nothing_is_rejected(rooms: RoomServer, version: str) -> None:
@@ -550,6 +556,7 @@ async def test_what_builds_on_the_soft_failed_replaces_the_end_before_it(rooms: 
 # -- claims about time -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "5", "6", "12"])
 @pytest_twisted.ensureDeferred
 async def test_times_and_depths_change_nothing(rooms: RoomServer, version: str) -> None:

@@ -66,6 +66,7 @@ async def assert_hidden(server: RoomServer, room: Elsewhere, redaction: StoredEv
         redaction = await read(server, room, redaction.event_id)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("is_cold", [False, True], ids=["warm", "cold"])
 @pytest_twisted.ensureDeferred
@@ -100,6 +101,7 @@ async def test_only_so_many_waiting_redactions_are_looked_at(
         assert bool(limit) is (stored.redacted_by is not None)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_a_redaction_and_its_target_may_come_at_once(rooms: RoomServer, version: str) -> None:
@@ -118,6 +120,7 @@ async def test_a_redaction_and_its_target_may_come_at_once(rooms: RoomServer, ve
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", OF_NO_RULE)
 @pytest.mark.parametrize("is_first", [False, True], ids=["after its target", "before its target"])
 @pytest_twisted.ensureDeferred
@@ -158,6 +161,7 @@ async def test_a_redaction_without_power_is_rejected_where_a_rule_says_so(rooms:
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_the_create_event_is_never_redacted(rooms: RoomServer, version: str) -> None:
@@ -168,6 +172,7 @@ async def test_the_create_event_is_never_redacted(rooms: RoomServer, version: st
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_an_event_of_another_room_is_not_redacted(rooms: RoomServer, version: str) -> None:
@@ -185,6 +190,7 @@ async def test_an_event_of_another_room_is_not_redacted(rooms: RoomServer, versi
     await assert_well(rooms, other)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("is_outlier", [False, True], ids=["placed", "outlier first"])
 @pytest_twisted.ensureDeferred
@@ -215,6 +221,7 @@ async def test_redactions_of_one_another_end(rooms: RoomServer, version: str) ->
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_redactions_of_state_reach_the_directory_and_keep_the_state(rooms: RoomServer, version: str) -> None:
@@ -238,6 +245,7 @@ async def test_redactions_of_state_reach_the_directory_and_keep_the_state(rooms:
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_of_two_redactions_the_first_counts_and_both_are_shown(rooms: RoomServer, version: str) -> None:
@@ -252,6 +260,7 @@ async def test_of_two_redactions_the_first_counts_and_both_are_shown(rooms: Room
     await assert_well(rooms, room, lena)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_of_redactions_that_wait_the_first_counts_and_is_shown(rooms: RoomServer, version: str) -> None:

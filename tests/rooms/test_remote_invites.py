@@ -109,6 +109,7 @@ def scene_of(rooms: RoomServer, version: str = "12") -> Scene:
     return Scene(rooms, version)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_an_invite_is_signed_and_kept(rooms: RoomServer, version: str) -> None:
     scene = scene_of(rooms, version)
@@ -185,6 +186,7 @@ BAD: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("changed", BAD.values(), ids=list(BAD))
 @pytest.mark.parametrize("version", ["11", "12"])
 async def test_nothing_but_an_invite_of_a_local_user_is_signed(
@@ -245,6 +247,7 @@ async def test_who_takes_no_invites_gets_none(rooms: RoomServer) -> None:
     assert await scene.outside.find(scene.room_id, BOB) is None
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["13", "", "org.example", "12 "])
 async def test_an_unknown_room_version_is_named(rooms: RoomServer, version: str) -> None:
     scene = scene_of(rooms)
@@ -259,6 +262,7 @@ async def test_an_unknown_room_version_is_named(rooms: RoomServer, version: str)
     assert version == refusal.value.body()["room_version"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(("version", "claimed"), [("11", "12"), ("12", "11"), ("10", "11"), ("2", "1"), ("6", "1")])
 async def test_the_room_version_is_that_of_the_room(rooms: RoomServer, version: str, claimed: str) -> None:
     scene = scene_of(rooms, version)
@@ -266,6 +270,7 @@ async def test_the_room_version_is_that_of_the_room(rooms: RoomServer, version: 
         await scene.send(scene.invite(), version=claimed)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "body",
     [
@@ -311,6 +316,7 @@ def damaged(scene: Scene, how: str) -> Any:
     }[how]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "how", ["no list", "text", "too many", "of another room", "the create of another room", "a message"]
 )
@@ -321,6 +327,7 @@ async def test_what_is_not_of_the_room_of_version_12_is_refused(rooms: RoomServe
     assert await scene.outside.find(scene.room_id, BOB) is None
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("how", "kept"),
     [
@@ -352,6 +359,7 @@ async def test_beside_whole_events_nothing_stripped_counts(rooms: RoomServer) ->
     assert [KEY_ROOM] == [each["type"] for each in found.stripped]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("how", "kept"),
     [
@@ -373,6 +381,7 @@ async def test_of_what_older_rooms_show_the_good_is_kept(rooms: RoomServer, how:
     assert kept == [each["type"] for each in found.stripped]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "content",
     [{"n": 2**60}, {"n": 1.5}, {"n": 10**400}, {"x": "y" * 70_000}],

@@ -85,6 +85,7 @@ FAILURES: list[Any] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("answers", FAILURES)
 @pytest_twisted.ensureDeferred
 async def test_nobody_is_held_in_an_invite(rooms: RoomServer, answers: dict[str, Any]) -> None:
@@ -172,6 +173,7 @@ async def test_what_cannot_be_shown_of_a_room_is_left_out(rooms: RoomServer) -> 
     assert all(good == each for each in found.stripped)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("answer", "kind"), [(403, NotAllowed), (404, NotFound), (500, UselessServers), (0, UnreachableServers)]
 )
@@ -189,6 +191,7 @@ async def test_knock_that_is_refused_is_told(rooms: RoomServer, answer: int, kin
 # -- inviting --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "5", "11", "12"])
 @pytest_twisted.ensureDeferred
 async def test_user_of_another_server_is_invited_with_both_signatures(rooms: RoomServer, version: str) -> None:
@@ -233,6 +236,7 @@ ANSWERS: list[Any] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest_twisted.ensureDeferred
 async def test_invite_that_came_back_as_another_is_not_stored(rooms: RoomServer, answer: Any) -> None:

@@ -45,6 +45,7 @@ async def test_a_server_with_a_joined_user_is_in_the_room(rooms: RoomServer) -> 
     assert room.elsewhere.room_id == tip.room_id
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "server", ["b.example", "c.example", "example", "A.example", "xa.example", "%", "_.example", ""], ids=repr
 )

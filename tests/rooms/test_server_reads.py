@@ -203,6 +203,7 @@ def _is_whole(endpoint: str, answer: Any) -> bool:
     return "body" in answer["content"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("situation", ADMITTED)
 @pytest_twisted.ensureDeferred
 async def test_a_server_in_the_room_is_told_what_its_users_may_see(rooms: RoomServer, situation: str) -> None:
@@ -223,6 +224,7 @@ async def test_a_server_in_the_room_is_told_what_its_users_may_see(rooms: RoomSe
     assert expected == actual
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("situation", REFUSED)
 @pytest_twisted.ensureDeferred
 async def test_any_other_server_is_told_what_it_is_of_an_unknown_room(rooms: RoomServer, situation: str) -> None:
@@ -274,6 +276,7 @@ async def test_walks_do_not_lead_through_events_of_another_room(rooms: RoomServe
 # -- states ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "2", "6", "11", "12"])
 @pytest_twisted.ensureDeferred
 async def test_the_state_is_the_one_before_the_event(rooms: RoomServer, version: str) -> None:
@@ -361,6 +364,7 @@ async def test_a_redacted_event_is_given_redacted(rooms: RoomServer) -> None:
     assert [{}] == [each["content"] for each in state["pdus"] if each["type"] == "m.room.topic"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 @pytest_twisted.ensureDeferred
 async def test_what_an_erased_user_said_is_for_servers_that_were_there(rooms: RoomServer, visibility: str) -> None:

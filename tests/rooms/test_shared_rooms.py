@@ -116,6 +116,7 @@ async def state_ids(server: RoomServer, room: Elsewhere) -> dict[Any, str]:
     return {names[key]: events[tip.state[key]].event_id for key in tip.state}
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "3", "6", "11", "12"])
 @pytest_twisted.ensureDeferred
 async def test_joined_room_has_the_state_that_was_told_and_lives_on(rooms: RoomServer, version: str) -> None:

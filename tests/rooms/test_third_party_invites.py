@@ -97,6 +97,7 @@ def partial(alice: Person, room_id: RoomID, /, **changed: Any) -> dict[str, Any]
 # -- another server asks ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_another_server_has_its_user_invited(rooms: RoomServer, version: str) -> None:
     scene = Scene(rooms)
@@ -126,6 +127,7 @@ async def test_a_key_without_a_validity_url_is_valid(rooms: RoomServer) -> None:
     assert (await scene.member(room_id, BOB)).membership == "invite"
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "answer",
     [
@@ -149,6 +151,7 @@ async def test_a_key_that_is_not_valid_any_more_is_none(rooms: RoomServer, answe
     assert await scene.member(room_id, BOB) is None
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "url",
     [
@@ -194,6 +197,7 @@ def said(signed: Any, **more: Any) -> dict[str, Any]:
     return {"content": {"membership": "invite", "third_party_invite": {"signed": signed}, **more}}
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "changed",
     [
@@ -258,6 +262,7 @@ async def test_who_is_banned_stays_out(rooms: RoomServer) -> None:
 # -- an identity server tells ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_an_invite_to_a_room_here_is_made_here(rooms: RoomServer, version: str) -> None:
     scene = Scene(rooms)
@@ -268,6 +273,7 @@ async def test_an_invite_to_a_room_here_is_made_here(rooms: RoomServer, version:
     assert "b..." == event.content["third_party_invite"]["display_name"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_it_is_made_in_the_name_of_a_user_of_another_server(rooms: RoomServer, version: str) -> None:
     """Spec: the signature of the sender's server is not needed for a third-party invite."""

@@ -54,6 +54,7 @@ async def test_filters_of_one_user_are_bounded(world: UserState, monkeypatch: py
         await world.filters.get(alice.user_nid, filter_id)
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("filter_id", ["", "x", "-1", "00", "٣", "9" * 30, "0'--"])
 async def test_unknown_filter_is_not_found(world: UserState, filter_id: str) -> None:
@@ -77,6 +78,7 @@ async def test_endpoints_are_for_one_s_own(world: UserState) -> None:
     assert 404 == (await world.call("GET", f"{base}/77", alice))[0]
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     ("source", "status"),

@@ -241,6 +241,7 @@ async def test_switched_off_nothing_flows(world: UserState, config: PresenceConf
     await state.stop()
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     ("body", "status"),

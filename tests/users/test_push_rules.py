@@ -96,6 +96,7 @@ async def test_rules_do_not_grow_through_their_actions(world: UserState, monkeyp
         await world.push_rules.set_actions(me, "room", "!b:example.org", big)
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     ("method", "path", "body", "refusal"),

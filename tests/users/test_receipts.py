@@ -82,6 +82,7 @@ async def test_private_receipt_is_told_to_its_owner_only(world: UserState) -> No
     assert touched == user.last_change
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("receipt_type", ["m.read", "m.read.private", "m.fully_read"])
 @pytest.mark.parametrize("is_warm", [True, False])
@@ -265,6 +266,7 @@ async def test_cancelled_request_does_not_hold_up_the_stream(world: UserState) -
     assert [event.event_id] == list((await world.told(world.receipt_stream, alice, room, before))[0]["content"])
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     ("path", "body", "status", "errcode"),

@@ -112,6 +112,7 @@ async def test_only_members_type_and_only_for_themselves(world: UserState) -> No
         await world.typing.set(world.requester(alice), room, bob.user_id, is_typing=True)
 
 
+@pytest.mark.in_turns
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     ("body", "status"),

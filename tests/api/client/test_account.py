@@ -191,6 +191,7 @@ async def test_leaving_rooms_goes_on_after_a_restart(make_server: MakeServer) ->
     assert [UserID("@alice:example.org")] == restarted.left
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -19,6 +19,7 @@ async def test_flows_are_told(make_server: MakeServer) -> None:
     assert (200, {"flows": [{"type": "m.login.password"}]}) == await server.call("GET", "login")
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("user", ["alice", "Alice", "@alice:example.org", "@ALICE:EXAMPLE.org"])
 @pytest_twisted.ensureDeferred
 async def test_user_may_be_written_in_any_case(make_server: MakeServer, user: str) -> None:
@@ -117,6 +118,7 @@ async def test_locked_user_may_only_log_out(make_server: MakeServer) -> None:
     assert 200 == (await server.call("POST", "logout", token=token))[0]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("token", "query", "errcode"),
     [

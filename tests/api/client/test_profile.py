@@ -14,6 +14,7 @@ from tests.support.accounts import MakeServer, Settings
 ALICE = "profile/@alice:example.org"
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -97,6 +98,7 @@ async def test_profiles_of_others_are_not_changed(make_server: MakeServer) -> No
     assert 401 == (await server.call("PUT", f"{ALICE}/displayname", {"displayname": "x"}))[0]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("user", "status"),
     [

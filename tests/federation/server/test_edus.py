@@ -89,6 +89,7 @@ async def test_a_user_of_another_server_types_and_ends_in_time(rooms: RoomServer
     assert [] == await inlet.typing()
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("origin", "user_id", "is_typing"),
     [
@@ -196,6 +197,7 @@ async def test_presence_of_who_shares_a_room_is_told_and_runs_out(rooms: RoomSer
     assert {} == await inlet.presence()
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("origin", "content"),
     [

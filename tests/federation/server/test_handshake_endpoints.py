@@ -133,6 +133,7 @@ class Door:
         return VISITOR.make(MembershipTemplate(body.get("room_version", "1"), body["event"]))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("version", ["1", "6", "11", "12"])
 async def test_a_join_takes_two_requests(rooms: RoomServer, version: str) -> None:
     door = Door(rooms)
@@ -243,12 +244,14 @@ SIGNED = [
 ENDPOINTS = pytest.mark.parametrize(("method", "path"), SIGNED, ids=[f"{m} {p}" for m, p in SIGNED])
 
 
+@pytest.mark.in_turns
 @ENDPOINTS
 async def test_who_does_not_sign_gets_nothing(rooms: RoomServer, method: str, path: str) -> None:
     status, body = await Door(rooms).call(method, path, {} if method == "PUT" else None, signed=False)
     assert (401, "M_UNAUTHORIZED") == (status, body["errcode"])
 
 
+@pytest.mark.in_turns
 @ENDPOINTS
 async def test_an_unknown_room_is_told_in_the_same_words(rooms: RoomServer, method: str, path: str) -> None:
     door = Door(rooms)
@@ -260,6 +263,7 @@ async def test_an_unknown_room_is_told_in_the_same_words(rooms: RoomServer, meth
     assert (404, {"errcode": "M_NOT_FOUND", "error": "Room not found"}) == (status, body)
 
 
+@pytest.mark.in_turns
 @ENDPOINTS
 async def test_what_is_no_identifier_is_refused(rooms: RoomServer, method: str, path: str) -> None:
     door = Door(rooms)
@@ -290,6 +294,7 @@ async def test_an_event_is_not_larger_than_events_are(rooms: RoomServer) -> None
         assert (413, "M_TOO_LARGE") == (status, body["errcode"])
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "content",
     [

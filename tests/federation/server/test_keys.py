@@ -182,6 +182,7 @@ async def test_no_servers_have_no_lists(notary: NotaryServer) -> None:
     assert (200, {"server_keys": []}) == await notary.ask("POST", QUERY, {"server_keys": {}})
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "criteria", [{"k": {"minimum_valid_until_ts": bad}} for bad in ("1", 1.5, -1, 10**30, None, [])]
 )

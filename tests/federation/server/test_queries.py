@@ -39,6 +39,7 @@ async def test_an_alias_leads_to_the_room_and_the_servers_in_it(answering: Answe
     assert (200, expected) == await answering.ask("c.example", "GET", "query/directory", query={"room_alias": alias})
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("query", "status", "errcode"),
     [
@@ -147,6 +148,7 @@ async def test_rooms_are_not_listed_for_other_servers_unless_configured(
         assert 403 == (await answering.ask("b.example", method, "publicRooms", content))[0]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "content",
     [

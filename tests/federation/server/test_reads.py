@@ -57,6 +57,7 @@ async def _ask(
     return await server.ask_bytes(origin, method, fill(path), fill(content), fill(query))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest_twisted.ensureDeferred
 async def test_who_does_not_sign_is_told_nothing(answering: AnsweringServer, endpoint: str) -> None:
@@ -64,6 +65,7 @@ async def test_who_does_not_sign_is_told_nothing(answering: AnsweringServer, end
     assert 401 == (await _ask(answering, None, endpoint, elsewhere.room_id, event.event_id))[0]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest_twisted.ensureDeferred
 async def test_a_stranger_is_told_the_same_of_known_and_unknown(
@@ -153,6 +155,7 @@ BAD: Final = {
 }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("case", BAD)
 @pytest_twisted.ensureDeferred
 async def test_bad_questions_are_refused(answering: AnsweringServer, case: str) -> None:

@@ -32,6 +32,7 @@ def error_of(answer: dict[str, Any]) -> str:
 NOT_TEXT = ("UTF-16", "invalid UTF-8", "overlong", "surrogates in UTF-8")
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", [name for name in NOT_BODIES if name not in NOT_TEXT])
 def test_what_is_no_json_object_is_answered_with_an_error(wire: Wire, name: str) -> None:
     wire.text(NOT_BODIES[name])
@@ -39,12 +40,14 @@ def test_what_is_no_json_object_is_answered_with_an_error(wire: Wire, name: str)
     assert_goes_on(wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", NOT_TEXT)
 def test_what_is_not_utf_8_closes(wire: Wire, name: str) -> None:
     wire.text(NOT_BODIES[name])
     assert 1007 == wire.ending().code
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", ODD_BODIES)
 def test_an_odd_object_is_answered_with_an_error(wire: Wire, name: str) -> None:
     """They have no method and mostly no `id`; one of 400 kB is too large."""
@@ -56,6 +59,7 @@ def test_an_odd_object_is_answered_with_an_error(wire: Wire, name: str) -> None:
     assert_goes_on(wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", ODD_BODIES)
 def test_odd_members_beside_those_that_are_known_do_no_harm(wire: Wire, name: str) -> None:
     body = ODD_BODIES[name]
@@ -67,6 +71,7 @@ def test_odd_members_beside_those_that_are_known_do_no_harm(wire: Wire, name: st
     assert_goes_on(wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("depth", [100, 1_000, 100_000])
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'], ids=["lists", "objects"])
 def test_deep_params_are_refused_quickly(wire: Wire, depth: int, opening: bytes) -> None:
@@ -106,6 +111,7 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("method", UNKNOWN, ids=lambda method: ascii(method)[:20])
 def test_an_unknown_method_is_unrecognized(wire: Wire, method: str) -> None:
     answer = wire.call(7, method, {})
@@ -114,6 +120,7 @@ def test_an_unknown_method_is_unrecognized(wire: Wire, method: str) -> None:
     assert_goes_on(wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("method", [value for value in WRONG_VALUES if not isinstance(value, str)], ids=repr)
 def test_a_method_is_text(wire: Wire, method: Any) -> None:
     assert error_of(wire.call(7, method, {})) in ("M_BAD_JSON", "M_MISSING_PARAM", "M_UNRECOGNIZED", "M_INVALID_PARAM")
@@ -163,6 +170,7 @@ BAD_IDS: list[Any] = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("number", GOOD_IDS, ids=lambda value: ascii(value)[:20])
 def test_an_id_comes_back_as_it_was(wire: Wire, number: Any) -> None:
     answer = wire.call(number, "ping")
@@ -170,6 +178,7 @@ def test_an_id_comes_back_as_it_was(wire: Wire, number: Any) -> None:
     assert type(number) is type(answer["id"])
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("number", BAD_IDS, ids=lambda value: ascii(value)[:20])
 def test_an_id_that_is_none_is_answered_with_null(wire: Wire, number: Any) -> None:
     wire.request(number, "ping")
@@ -190,6 +199,7 @@ def test_an_id_is_needed(wire: Wire) -> None:
     assert_goes_on(wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("text", ["18446744073709551616", "9" * 400, "9" * 5_000, "1e3", "-0.0", "1.0"])
 def test_a_number_that_is_no_integer_of_64_bits_is_answered(wire: Wire, text: str) -> None:
     wire.text(f'{{"id":{text},"method":"ping"}}')
@@ -233,6 +243,7 @@ FIRST = {
 }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", FIRST)
 def test_before_auth_nothing_else_is_listened_to(mallory: Actor, name: str) -> None:
     message, expected = FIRST[name]
@@ -287,6 +298,7 @@ def test_a_hundred_auths_at_once_are_one(mallory: Actor) -> None:
         assert_goes_on(wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("name", ["since", "filter", "set_presence", "use_state_after"])
 @pytest.mark.parametrize("value", [v for v in WRONG_VALUES if v is not None], ids=lambda value: ascii(value)[:20])
 def test_what_opens_a_stream_may_be_anything_and_does_no_harm(mallory: Actor, name: str, value: Any) -> None:

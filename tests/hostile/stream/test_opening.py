@@ -34,6 +34,7 @@ def test_rubbish_in_the_query_is_refused_or_does_no_harm(mallory: Actor) -> None
     assert [] == faults
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "since",
     [
@@ -124,6 +125,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("text", FILTERS, ids=lambda text: text[:40])
 def test_a_garbage_filter_is_refused_or_does_no_harm(mallory: Actor, wire: Wire, text: str) -> None:
     try:

@@ -106,12 +106,14 @@ def scene(mallory: Actor, wire: Wire) -> Scene:
     return Scene(mallory, wire)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("method", METHODS)
 def test_right_params_are_right(scene: Scene, method: str) -> None:
     if method != "auth":
         assert "result" in scene.wire.call("right", method, scene.good(method))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("method", METHODS)
 def test_params_of_wrong_types_do_no_harm(scene: Scene, method: str) -> None:
     good = scene.good(method)
