@@ -150,6 +150,15 @@ def delete_mark(tx: Transaction, device_nid: int) -> None:
     tx.execute(delete(to_device_marks).where(to_device_marks.c.device_nid == device_nid))
 
 
+def trim_marks(tx: Transaction) -> None:
+    """Take away the marks of devices that were deleted while one was set."""
+    table = to_device_marks.c
+    known = select(devices.c.device_nid).where(devices.c.device_nid == table.device_nid)
+    gone = [row[0] for row in tx.all(select(table.device_nid).where(~known.exists()))]
+    for part in chunks(gone):
+        tx.execute(delete(to_device_marks).where(table.device_nid.in_(part)))
+
+
 def delete_inboxes(tx: Transaction, device_nids: Sequence[int]) -> None:
     """Forget all that waits for devices."""
     for part in chunks(device_nids):

@@ -129,10 +129,11 @@ class ToDevice:
             await self._deliver(txn_key, str(sent.sender), sent.type, local, [], self._clock.now_ms())
 
     async def trim(self) -> None:
-        """Forget requests that nobody will repeat."""
+        """Forget requests that nobody will repeat, and what is left of devices that are gone."""
         before = self._clock.now_ms() - KEEP_MS
         while await self._store.database.write(lambda tx: storage.trim_transactions(tx, before, most=MAX_KEPT)):
             pass
+        await self._store.database.write(storage.trim_marks)
 
     def erase(self, tx: Transaction, user_nid: int, device_nids: Iterable[int]) -> None:
         """Delete what waits for devices; a `DeviceEraser`."""

@@ -18,7 +18,7 @@ from homeserver.users.key_backup import read_room_key
 from homeserver.users.sessions import Requester
 from storage import device_lists
 from storage.outbox import load_edus
-from storage.to_device import measure_inboxes
+from storage.to_device import Mark, measure_inboxes, set_mark
 from tests.support.encrypted import EncryptedServer
 from tests.support.encryption import Keys, public_key
 from tests.support.other_server import BOB, OTHER, OtherServer
@@ -97,6 +97,25 @@ async def test_one_request_makes_so_many_messages_at_most(
     await world.send(alice, "t", everybody)
     await world.send(alice, "t", everybody)
     assert [1] * 4 == [await _waiting(world, device) for device in devices]
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_requests_and_marks_of_devices_that_are_gone_are_trimmed(
+    world: EncryptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await world.log_in("alice")
+    for number in range(5):
+        await world.send(alice, f"{number}", {alice.user_id: {"*": {}}})
+    for device_nid in (alice.device_nid or 0, 999_999):
+        await world.database.write(lambda tx, nid=device_nid: set_mark(tx, nid, Mark(1, None)))  # type: ignore[misc]
+    found = []
+    for most, days in ((10, 1), (3, 1), (3, 7)):
+        monkeypatch.setattr(to_device, "MAX_KEPT", most)
+        world.server.clock.advance(days * 86_400)
+        await world.parts.to_device.trim()
+        sizes = await world.sizes()
+        found.append((sizes["to_device_transactions"], sizes["to_device_marks"], sizes["to_device_messages"]))
+    assert [(5, 1, 5), (3, 1, 5), (0, 1, 5)] == found
 
 
 # -- one-time keys ---------------------------------------------------------------------------------------------------
