@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BindParameter, bindparam, delete, func, select, update
@@ -139,6 +140,30 @@ def claim(tx: Transaction, wanted: Mapping[int, str]) -> dict[int, KeyRow]:
 
 
 def _claim_one_time(tx: Transaction, algorithm: str, device_nids: Sequence[int]) -> dict[int, KeyRow]:
+    found: dict[int, KeyRow] = {}
+    marks: list[tuple[int, str, int]] = []
+    for device_nid, key_id, content, key_nid in _oldest(tx, algorithm, device_nids):
+        key = found[device_nid] = KeyRow(algorithm, key_id, bytes(content))
+        marks.append((device_nid, _hash_of(key), key_nid))
+    if found:
+        tx.insert_many(claimed_keys, ("device_nid", "key_hash", "key_nid"), marks, update=("key_nid",))
+        _delete(tx, [(device_nid, algorithm, key.key_id) for device_nid, key in found.items()])
+    return found
+
+
+def _oldest(tx: Transaction, algorithm: str, device_nids: Sequence[int]) -> Sequence[Any]:
+    """Return (device_nid, key_id, content, key_nid) of the oldest key of each device that has any."""
+    if tx.is_sqlite:
+        # It looks at all keys of a device for the least of a group, and at the first one for the least of a query.
+        wanted = ", ".join(["(?)"] * len(device_nids))
+        sql = (
+            f"WITH wanted (device_nid) AS (VALUES {wanted})"
+            " SELECT key.device_nid, key.key_id, key.content, key.key_nid"
+            " FROM wanted CROSS JOIN one_time_keys AS key INDEXED BY one_time_keys_in_order"
+            " ON key.device_nid = wanted.device_nid AND key.algorithm = ? AND key.key_nid ="
+            " (SELECT MIN(key_nid) FROM one_time_keys WHERE device_nid = wanted.device_nid AND algorithm = ?)"
+        )
+        return tx.connection.exec_driver_sql(sql, (*device_nids, algorithm, algorithm)).fetchall()
     table = one_time_keys.c
     oldest = (
         select(table.device_nid, func.min(table.key_nid).label("key_nid"))
@@ -150,18 +175,18 @@ def _claim_one_time(tx: Transaction, algorithm: str, device_nids: Sequence[int])
         oldest,
         (oldest.c.device_nid == table.device_nid) & (oldest.c.key_nid == table.key_nid),
     )
-    found: dict[int, KeyRow] = {}
-    marks: list[tuple[int, str, int]] = []
-    for device_nid, key_id, content, key_nid in tx.all(query.where(table.algorithm == algorithm)):
-        key = found[device_nid] = KeyRow(algorithm, key_id, bytes(content))
-        marks.append((device_nid, _hash_of(key), key_nid))
-    if found:
-        tx.insert_many(claimed_keys, ("device_nid", "key_hash", "key_nid"), marks, update=("key_nid",))
-        sql_rows = [(nid, algorithm, key.key_id) for nid, key in found.items()]
-        mark = "?" if tx.is_sqlite else "%s"
-        sql = f"DELETE FROM one_time_keys WHERE device_nid = {mark} AND algorithm = {mark} AND key_id = {mark}"
-        tx.connection.exec_driver_sql(sql, sql_rows if len(sql_rows) > 1 else sql_rows[0])
-    return found
+    return tx.all(query.where(table.algorithm == algorithm))
+
+
+def _delete(tx: Transaction, keys: Sequence[tuple[int, str, str]]) -> None:
+    """Delete (device_nid, algorithm, key_id)."""
+    same = "device_nid = {0} AND algorithm = {0} AND key_id = {0}".format("?" if tx.is_sqlite else "%s")
+    if tx.is_sqlite or len(keys) == 1:
+        tx.connection.exec_driver_sql(f"DELETE FROM one_time_keys WHERE {same}", keys[0] if len(keys) == 1 else [*keys])
+        return
+    # PyMySQL would go there and back for each of many.
+    wanted = " OR ".join([f"({same})"] * len(keys))
+    tx.connection.exec_driver_sql(f"DELETE FROM one_time_keys WHERE {wanted}", tuple(chain.from_iterable(keys)))
 
 
 def _claim_fallback(tx: Transaction, algorithm: str, device_nids: Sequence[int]) -> dict[int, KeyRow]:
