@@ -201,8 +201,7 @@ class Database:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        while self._idle_readers:
-            self._idle_readers.pop().close()
+        self._close_idle_readers()
         for engine in (self._write_engine, self._read_engine):
             if engine is not None:
                 engine.dispose()
@@ -224,8 +223,11 @@ class Database:
                     reader = self._take_reader(engine)
                     try:
                         result = reader.run(function, self._statements)
-                    except DBAPIError:
+                    except DBAPIError as fault:
                         reader.close()
+                        if fault.connection_invalidated:
+                            # The others will be gone, too.
+                            self._close_idle_readers()
                         raise
                     except BaseException:
                         self._idle_readers.append(reader)
@@ -239,11 +241,22 @@ class Database:
                     raise StorageUnavailable(f"the database does not answer: {fault.orig}") from fault
         raise AssertionError("unreachable")
 
+    def _close_idle_readers(self) -> None:
+        for _ in range(self._readers):
+            try:
+                reader = self._idle_readers.pop()
+            except IndexError:
+                return
+            reader.close()
+
     def _take_reader(self, engine: Engine) -> _Reader:
         """Return a connection that nobody reads on; called with a share of `_reading`."""
-        while self._idle_readers:
-            # The one that was used last: those that are not needed grow old, and are closed.
-            reader = self._idle_readers.pop()
+        for _ in range(self._readers):
+            try:
+                # The one that was used last: those that are not needed grow old, and are closed.
+                reader = self._idle_readers.pop()
+            except IndexError:
+                break
             if not reader.is_old():
                 return reader
             reader.close()
