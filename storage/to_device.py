@@ -45,6 +45,13 @@ class Message(NamedTuple):
     content: bytes
 
 
+class Request(NamedTuple):
+    """A request to send messages; see the table."""
+
+    owner: str
+    txn_key: str
+
+
 class Inbox(NamedTuple):
     """What waits for a device."""
 
@@ -60,29 +67,40 @@ class Mark(NamedTuple):
     acknowledges: int | None
 
 
-def begin_transaction(tx: Transaction, txn_key: str, now_ms: int) -> bool:
-    """Note that a request is carried out; False if it was before."""
-    if tx.first(select(to_device_transactions.c.txn_key).where(to_device_transactions.c.txn_key == txn_key)):
+def begin_transaction(tx: Transaction, request: Request, position: int, now_ms: int, *, most: int) -> bool:
+    """Note that a request is carried out; False if it was before. Of its owner about the newest `most` are known."""
+    table = to_device_transactions.c
+    same = (table.owner == request.owner) & (table.txn_key == request.txn_key)
+    if tx.first(select(table.txn_key).where(same)) is not None:
         return False
-    tx.insert_many(to_device_transactions, ("txn_key", "created_ts"), [(txn_key, now_ms)])
+    tx.insert_many(
+        to_device_transactions,
+        ("owner", "txn_key", "position", "created_ts"),
+        [(request.owner, request.txn_key, position, now_ms)],
+    )
+    # Some of the many that are over it are as good as one each time: every sixteenth key looks.
+    if request.txn_key.startswith("0"):
+        newest = select(table.position).where(table.owner == request.owner).order_by(table.position.desc())
+        last = tx.scalar(newest.offset(most).limit(1))
+        if last is not None:
+            tx.execute(delete(to_device_transactions).where(table.owner == request.owner, table.position <= last))
     return True
 
 
-def trim_transactions(tx: Transaction, before: int, *, most: int) -> bool:
-    """Forget a batch of the transactions of before then (milliseconds), and of those over `most`, the oldest first.
-
-    Return whether there may be more to forget.
-    """
+def trim_transactions(tx: Transaction, before: int) -> bool:
+    """Forget a batch of the requests of before then (milliseconds); return whether there may be more of them."""
     table = to_device_transactions.c
-    by_age = select(table.txn_key).order_by(table.created_ts)
-    keys = [row[0] for row in tx.all(by_age.where(table.created_ts < before).limit(TRIM_BATCH))]
-    if not keys:
-        excess = int(tx.scalar(select(func.count()).select_from(to_device_transactions)) or 0) - most
-        if excess > 0:
-            keys = [row[0] for row in tx.all(by_age.limit(min(excess, TRIM_BATCH)))]
-    for part in chunks(keys):
-        tx.execute(delete(to_device_transactions).where(table.txn_key.in_(part)))
-    return len(keys) == TRIM_BATCH
+    oldest = select(table.created_ts).where(table.created_ts < before).order_by(table.created_ts)
+    upto = tx.scalar(oldest.offset(TRIM_BATCH).limit(1))
+    is_old = table.created_ts < before if upto is None else table.created_ts <= upto
+    tx.execute(delete(to_device_transactions).where(is_old))
+    return upto is not None
+
+
+def delete_transactions(tx: Transaction, owners: Iterable[str]) -> None:
+    """Forget all requests of these owners."""
+    for part in chunks(owners):
+        tx.execute(delete(to_device_transactions).where(to_device_transactions.c.owner.in_(part)))
 
 
 def add_messages(tx: Transaction, position: int, messages: Iterable[tuple[int, bytes]]) -> None:

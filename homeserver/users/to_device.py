@@ -35,6 +35,7 @@ from storage import device_keys as keys_storage
 from storage import to_device as storage
 from storage.outbox import OutboxEdu, store_edus
 from storage.store import Store
+from storage.to_device import Request
 from storage.transaction import Transaction
 
 from .sessions import Requester
@@ -56,8 +57,10 @@ MAX_STORED: Final = 20_000
 MAX_STORED_BYTES: Final = 64 * 1024**2
 # For how long a request is known to have been carried out: another server may try again after days.
 KEEP_MS: Final = 7 * 24 * 3600 * 1000
-# LIMIT: requests that are known; the oldest are forgotten.
-MAX_KEPT: Final = 1_000_000
+# LIMIT: the newest requests of a device, and messages of a server, that are known to have been carried out. What is
+# repeated was not answered: a client has a few such at once, a server those of one transaction.
+KEPT_OF_DEVICE: Final = 200
+KEPT_OF_SERVER: Final = 1_000
 
 Messages = Mapping[str, Mapping[str, JsonObject]]
 """user ID -> device ID or `*` -> content."""
@@ -112,8 +115,8 @@ class ToDevice:
         now_ms = self._clock.now_ms()
         rows = [OutboxEdu(self._store.numbers.next(), server, DIRECT_TO_DEVICE, each, now_ms) for server, each in edus]
         device = requester.device_nid if requester.device_nid is not None else -requester.user_nid
-        txn_key = _key("client", str(device), event_type, txn_id)
-        await self._deliver(txn_key, str(requester.user_id), event_type, local, rows, now_ms)
+        request = Request(_owner(device), _hash(event_type, txn_id))
+        await self._deliver(request, KEPT_OF_DEVICE, str(requester.user_id), event_type, local, rows, now_ms)
         if rows:
             self._outbox.wake({row.destination for row in rows})
 
@@ -125,22 +128,31 @@ class ToDevice:
             for each in by_device.values():
                 _check_content(each)
         if local:
-            txn_key = _key("server", origin, str(sent.sender), sent.message_id)
-            await self._deliver(txn_key, str(sent.sender), sent.type, local, [], self._clock.now_ms())
+            request = Request(_hash("server", origin), _hash(str(sent.sender), sent.message_id))
+            await self._deliver(request, KEPT_OF_SERVER, str(sent.sender), sent.type, local, [], self._clock.now_ms())
 
     async def trim(self) -> None:
         """Forget requests that nobody will repeat, and what is left of devices that are gone."""
         before = self._clock.now_ms() - KEEP_MS
-        while await self._store.database.write(lambda tx: storage.trim_transactions(tx, before, most=MAX_KEPT)):
+        while await self._store.database.write(lambda tx: storage.trim_transactions(tx, before)):
             pass
         await self._store.database.write(storage.trim_marks)
 
     def erase(self, tx: Transaction, user_nid: int, device_nids: Iterable[int]) -> None:
-        """Delete what waits for devices; a `DeviceEraser`."""
-        storage.delete_inboxes(tx, list(device_nids))
+        """Delete what waits for devices, and what is known of their requests; a `DeviceEraser`."""
+        nids = list(device_nids)
+        storage.delete_inboxes(tx, nids)
+        storage.delete_transactions(tx, [_owner(nid) for nid in nids])
 
     async def _deliver(
-        self, txn_key: str, sender: str, event_type: str, local: Messages, rows: list[OutboxEdu], now_ms: int
+        self,
+        request: Request,
+        most: int,
+        sender: str,
+        event_type: str,
+        local: Messages,
+        rows: list[OutboxEdu],
+        now_ms: int,
     ) -> None:
         # Encoded here, so that the writer's thread has little to do; a content that many get is encoded once.
         encoded: dict[int, bytes] = {}
@@ -154,7 +166,7 @@ class ToDevice:
         full = bounds.full(now)
 
         def write(tx: Transaction, position: int) -> dict[int, tuple[str, int]]:
-            if not storage.begin_transaction(tx, txn_key, now_ms):
+            if not storage.begin_transaction(tx, request, position, now_ms, most=most):
                 return {}
             found: dict[int, tuple[str, int]] = {}
             if local:
@@ -258,5 +270,9 @@ def _edu_parts(by_user: Mapping[str, Mapping[str, JsonObject]]) -> Iterable[dict
         yield part
 
 
-def _key(*parts: str) -> str:
+def _owner(device_nid: int) -> str:
+    return _hash("client", str(device_nid))
+
+
+def _hash(*parts: str) -> str:
     return sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -127,12 +127,14 @@ to_device_marks = Table(
     number("acknowledges", nullable=True),
 )
 
-# To-device requests of clients (by device) and of other servers (by origin) that have been carried out; trimmed by age.
-# `txn_key` is a sha256 in hexadecimal.
+# To-device requests of clients (`owner`: the device) and of other servers (the server) that have been carried out: the
+# newest of each owner, and none that are old. `owner` and `txn_key` are sha256 in hexadecimal.
 to_device_transactions = Table(
     "to_device_transactions",
     metadata,
+    Column("owner", ShortText, primary_key=True),
     Column("txn_key", ShortText, primary_key=True),
+    number("position"),
     number("created_ts"),
     Index("to_device_transactions_by_age", "created_ts"),
 )

@@ -19,7 +19,7 @@ from storage.device_lists import RemoteDevice
 from storage.one_time_keys import KeyRow
 from storage.outbox import OutboxEdu
 from storage.tables import all_tables
-from storage.to_device import Mark
+from storage.to_device import Mark, Request
 from storage.transaction import Transaction
 from tests.storage.core import database  # noqa: F401
 
@@ -44,10 +44,13 @@ def play(tx: Transaction, number: int) -> None:
             assert UPDATES // len(DEVICES) * 10 == to_device.delete_messages(tx, device, number * UPDATES + UPDATES)
             if device in UPLOADERS:
                 to_device.delete_mark(tx, device)
-    for each in range(3):
-        assert to_device.begin_transaction(tx, f"{number}.{each}", number * DAY_MS)
-        assert not to_device.begin_transaction(tx, f"{number}.{each}", number * DAY_MS)
-    while to_device.trim_transactions(tx, (number - 7) * DAY_MS, most=1_000):
+    for each in range(16):
+        # A day has more of them where somebody sends all the time.
+        request, position = Request("a", f"{each:x}.{number}"), number * UPDATES + each
+        assert to_device.begin_transaction(tx, request, position, 2**40, most=50)
+        assert not to_device.begin_transaction(tx, request, position + 1, 2**40, most=50)
+    assert to_device.begin_transaction(tx, Request(f"{number}", "1"), number * UPDATES, number * DAY_MS, most=50)
+    while to_device.trim_transactions(tx, (number - 7) * DAY_MS):
         pass
     play_keys(tx, number)
     play_lists(tx, number)

@@ -103,19 +103,25 @@ async def test_one_request_makes_so_many_messages_at_most(
 async def test_old_requests_and_marks_of_devices_that_are_gone_are_trimmed(
     world: EncryptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice = await world.log_in("alice")
-    for number in range(5):
+    monkeypatch.setattr(to_device, "KEPT_OF_DEVICE", 10)
+    alice, bob = await world.log_in("alice"), await world.log_in("bob")
+    for number in range(100):
         await world.send(alice, f"{number}", {alice.user_id: {"*": {}}})
+    await world.send(bob, "0", {alice.user_id: {"*": {}}})
+    assert 11 < (await world.sizes())["to_device_transactions"] < 75
+    for number in range(90, 100):
+        await world.send(alice, f"{number}", {alice.user_id: {"*": {}}})
+    assert 101 == await _waiting(world, alice), "what is repeated is nothing new"
     for device_nid in (alice.device_nid or 0, 999_999):
         await world.database.write(lambda tx, nid=device_nid: set_mark(tx, nid, Mark(1, None)))  # type: ignore[misc]
+    await world.devices.delete_all(bob.user_id, bob.user_nid)
     found = []
-    for most, days in ((10, 1), (3, 1), (3, 7)):
-        monkeypatch.setattr(to_device, "MAX_KEPT", most)
+    for days in (1, 7):
         world.server.clock.advance(days * 86_400)
         await world.parts.to_device.trim()
         sizes = await world.sizes()
-        found.append((sizes["to_device_transactions"], sizes["to_device_marks"], sizes["to_device_messages"]))
-    assert [(5, 1, 5), (3, 1, 5), (0, 1, 5)] == found
+        found.append((sizes["to_device_transactions"] > 0, sizes["to_device_marks"], sizes["to_device_messages"]))
+    assert [(True, 1, 101), (False, 1, 101)] == found
 
 
 # -- one-time keys ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Dehydrated devices and claimed keys."""
+"""Dehydrated devices, claimed keys, and requests to send to devices by who sent them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_nid"),
         **options,
     )
+    # Nobody repeats a request of before the start that makes this change, but who was not answered: a message of a
+    # minute before may come twice.
+    op.drop_index("to_device_transactions_by_age", "to_device_transactions")
+    op.drop_table("to_device_transactions")
+    op.create_table(
+        "to_device_transactions",
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("txn_key", sa.String(length=64), nullable=False),
+        sa.Column("position", Number, autoincrement=False, nullable=False),
+        sa.Column("created_ts", Number, autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("owner", "txn_key"),
+        **options,
+    )
+    op.create_index("to_device_transactions_by_age", "to_device_transactions", ["created_ts"], unique=False)
