@@ -152,12 +152,11 @@ def sharing_with(tx: Transaction, user_nid: int, others: Iterable[int]) -> set[i
 def shared_with_us(tx: Transaction, others: Iterable[int], *, except_room: int | None = None) -> set[int]:
     """Return those of `others` who are joined to a room with a local user, in another room than `except_room`."""
     own, other = memberships.alias(), memberships.alias()
-    query = (
-        select(other.c.user_nid)
-        .join(own, own.c.room_nid == other.c.room_nid)
-        .where(own.c.is_local.is_(True), own.c.membership == "join", other.c.membership == "join")
-        .distinct()
+    # Of each room one of ours is enough: there may be thousands.
+    is_ours = select(own.c.room_nid).where(
+        own.c.room_nid == other.c.room_nid, own.c.is_local.is_(True), own.c.membership == "join"
     )
+    query = select(other.c.user_nid).where(other.c.membership == "join", is_ours.exists()).distinct()
     if except_room is not None:
         query = query.where(other.c.room_nid != except_room)
     return {row[0] for part in chunks(set(others)) for row in tx.all(query.where(other.c.user_nid.in_(part)))}
