@@ -40,9 +40,22 @@ LONGEST: Final = (
 )
 
 
+def is_deep() -> bool:
+    """Tell whether this run wants deep tests, for a test that does more then."""
+    return bool(os.environ.get(DEEP_VARIABLE))
+
+
 def seeds(first: int, end: int) -> list[Any]:
     """Return the seeds of a random story, up to `end`: two of an ordinary run, and those that are deep."""
     return [pytest.param(seed, marks=pytest.mark.deep) if seed >= first + 2 else seed for seed in range(first, end)]
+
+
+def versions(known: Iterable[Any], *ordinary: str) -> list[Any]:
+    """Return room versions (or identifiers of them) as parameters, all but the `ordinary` ones deep."""
+    named = {str(getattr(each, "identifier", each)): each for each in known}
+    return [
+        pytest.param(each, id=name, marks=() if name in ordinary else pytest.mark.deep) for name, each in named.items()
+    ]
 
 
 def portion_of(nodeid: str) -> str:
@@ -86,7 +99,7 @@ def mark_turns(items: Iterable[pytest.Item]) -> None:
 
 def without_deep(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the tests of an ordinary run, all where deep ones are wanted; the others are noted as left out."""
-    if os.environ.get(DEEP_VARIABLE) or "deep" in config.option.markexpr:
+    if is_deep() or "deep" in config.option.markexpr:
         return items
     left_out = [item for item in items if item.get_closest_marker("deep")]
     if left_out:

@@ -25,6 +25,8 @@ from twisted.internet.defer import Deferred
 from api.stream.slimming import SlimProtocol, slim, with_settings
 
 MAX_BYTES = 100_000
+# Autobahn gives 5 s, which a busy machine may need.
+HANDSHAKE_S = 60
 
 
 class Heard:
@@ -120,6 +122,7 @@ class Pair:
         server.setProtocolOptions(  # type: ignore[no-untyped-call]
             maxMessagePayloadSize=MAX_BYTES,
             failByDrop=False,
+            openHandshakeTimeout=HANDSHAKE_S,
             perMessageCompressionAccept=_accept if compression else lambda _: None,
         )
         server.heard = self.heard = Heard()
@@ -129,6 +132,7 @@ class Pair:
         url = f"ws://127.0.0.1:{self.port.getHost().port}"
         client: Any = WebSocketClientFactory(url, protocols=["m.json"], reactor=reactor)  # type: ignore[no-untyped-call]
         client.protocol = Talker
+        client.setProtocolOptions(openHandshakeTimeout=HANDSHAKE_S)  # type: ignore[no-untyped-call]
         if compression:
             client.setProtocolOptions(  # type: ignore[no-untyped-call]
                 perMessageCompressionOffers=[PerMessageDeflateOffer()],  # type: ignore[no-untyped-call]

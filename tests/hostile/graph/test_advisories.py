@@ -15,7 +15,7 @@ from homeserver.model.event_format import event_from_wire
 from homeserver.model.hashing import event_id_of
 from homeserver.model.receipt_of_events import CheckedEvent, Dropped, read_received
 from homeserver.model.resolution.resolve import resolve_states
-from homeserver.model.room_versions import RoomVersion, StateResolution
+from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion, StateResolution
 from homeserver.model.signing import sign_json
 
 from .room import ALICE, BOB, CAROL, KEYS, MALLORY, VERSIONS, Graph
@@ -79,7 +79,7 @@ def test_cve_2025_61672_numbers_that_canonical_json_lacks_are_refused_before_the
 
 def test_cve_2026_24471_only_what_this_server_made_counts_as_checked() -> None:
     """Templates of other servers were signed as they came; here nothing is checked but by its signatures."""
-    graph = Graph(next(iter(VERSIONS.args[1])))
+    graph = Graph(next(iter(KNOWN_ROOM_VERSIONS.values())))
     template = graph.wire("m.room.message", MALLORY, {"body": "x"})
     with pytest.raises(TypeError):
         CheckedEvent(event_from_wire(graph.version, template), False)
@@ -118,7 +118,7 @@ def test_cve_2024_52815_malformed_invite_state_does_not_change_the_verdict_on_an
 
 def test_tuwunel_1_4_8_only_an_invite_of_the_invited_is_an_invite() -> None:
     """Events that were no invites were co-signed; what a rule says of them is known before a signature is made."""
-    graph = Graph(next(reversed(VERSIONS.args[1])))
+    graph = Graph(next(reversed(KNOWN_ROOM_VERSIONS.values())))
     graph.add("m.room.member", ALICE, {"membership": "ban"}, CAROL)
     assert "rejected" == graph.take(graph.wire("m.room.member", BOB, {"membership": "invite"}, CAROL)), "banned"
     assert "rejected" == graph.take(graph.wire("m.room.member", BOB, {"membership": "invite"}, BOB)), "joined"
