@@ -96,6 +96,8 @@ class RoomFeed:
     # What `feed.summary` keeps of the room until what it tells changes, and the position where it did last.
     summary: Any = None
     summary_changed: int = 0
+    # What `feed.sync` has made of the newest stretch, for all who stand at the same place; nothing once there is more.
+    stretch: Any = None
     # What `feed.unread` keeps: a state group, with the power levels of users and of notifications there.
     deciding: tuple[int, Callable[[str], int], Callable[[str], int]] | None = None
 
@@ -209,6 +211,7 @@ class Feed:
         if isinstance(relates_to, dict):
             self._relate(room, relates_to.get("event_id"))
         room.recent.append(stored)
+        room.stretch = None
         if publication.is_after_gap:
             room.gaps = (*(each for each in room.gaps if each > room.floor), position)
         self._order.append((room, stored.size))
@@ -253,7 +256,7 @@ class Feed:
         if room is not None:
             room.recent.clear()
             room.floor = max(room.floor, position)
-            room.joined_members = room.summary = None
+            room.joined_members = room.summary = room.stretch = None
             room.summary_changed = position
         for member in members:
             user, loading = self._users.get(member.user_id), self._loading.get(member.user_id)
@@ -267,6 +270,7 @@ class Feed:
         room = self._rooms.get(room_id)
         if room is None or room.floor >= position - 1:
             return
+        room.stretch = None
         while room.recent and (room.recent[0].position or 0) < position:
             room.recent.popleft()
         room.floor = position - 1

@@ -11,7 +11,7 @@ Spec: client-server API, "Syncing", `GET /_matrix/client/v3/sync`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -36,6 +36,7 @@ from .feed import Feed, UserFeed, UserRoom
 from .moves import load_first_moves
 from .streams.protocol import RoomStream, StreamItem, UserStream
 from .streams.to_device import NOTHING, Told
+from .stretch import Stretch, find_stretch, keep_stretch
 from .summary import MemberFacts, member_facts
 from .timeline import Timeline
 from .unread import Unread
@@ -125,6 +126,7 @@ class _Room:
     is_forked: bool = False
     state: list[StoredEvent] | None = None
     summary: bytes = b""
+    stretch: Stretch | None = None
 
 
 @dataclass(slots=True)
@@ -405,7 +407,7 @@ class Sync:
             # COMPAT(synapse): empty lists are told too; clients in use stumble where they are missing.
             name = (request.state_after or "state").encode()
             parts = [
-                self._render_timeline(room, show),
+                self._render_timeline(request, room, show, now_ms, bundles),
                 b'"' + name + b'":' + _joined([show(stored, None) for stored in room.state or ()]),
                 b'"account_data":' + _events(private.get(nid, ())),
             ]
@@ -418,7 +420,26 @@ class Sync:
             result.append(orjson.dumps(room.place.room_id) + b":{" + b",".join(parts) + b"}")
         return result
 
-    def _render_timeline(self, room: _Room, show: Callable[[StoredEvent, bytes | None], bytes]) -> bytes:
+    def _render_timeline(
+        self,
+        request: SyncRequest,
+        room: _Room,
+        show: Callable[[StoredEvent, bytes | None], bytes],
+        now_ms: int,
+        bundles: Mapping[int, bytes],
+    ) -> bytes:
+        stretch, chosen = room.stretch, request.filter
+        if (
+            stretch is None
+            or bundles
+            or request.device_nid in stretch.devices
+            or chosen.event_format == "federation"
+            or chosen.event_fields is not None
+        ):
+            return self._encode_timeline(room, show)
+        return stretch.encoded(now_ms, lambda: self._encode_timeline(room, show))
+
+    def _encode_timeline(self, room: _Room, show: Callable[[StoredEvent, bytes | None], bytes]) -> bytes:
         events = room.events or []
         encoded = [show(seen.stored, seen.membership) for seen in events]
         if events:
@@ -458,6 +479,13 @@ class Sync:
             limit = request.unbroken_limit
         else:
             limit = chosen.limit if chosen.limit is not None else DEFAULT_LIMIT
+        is_shared = accept is None and not room.is_left and room.after is not None and room.place.since <= room.after
+        feed_room = self._feed.find_room(room_id)
+        stretch = find_stretch(feed_room, room.after, room.upto, limit) if is_shared else None
+        if stretch is not None:
+            room.stretch, room.events, room.is_limited = stretch, stretch.events, stretch.is_limited
+            room.state_group, room.is_sieved = stretch.state_group, False
+            return
         events, room.is_limited = await self._timeline.window_after_gap(
             room_id, room.place.room_nid, after=room.after, upto=room.upto, limit=limit, accept=accept
         )
@@ -487,6 +515,16 @@ class Sync:
             room.is_limited = room.is_limited or len(kept) < len(seen)
             seen = kept
         room.events = seen
+        if is_shared and room.after is not None and not room.is_sieved:
+            room.stretch = keep_stretch(
+                feed_room,
+                room.after,
+                room.upto,
+                limit,
+                seen,
+                is_limited=room.is_limited,
+                state_group=room.state_group,
+            )
 
     async def _fill_states(self, request: SyncRequest, user: UserFeed, rooms: list[_Room]) -> None:
         chosen = request.filter
@@ -510,9 +548,15 @@ class Sync:
             return
         deltas: list[tuple[_Room, dict[int, int], Mapping[int, int] | None]] = []
         for room in rooms:
-            deltas.append((room, *await self._state_delta(request, room)))
+            speakers = await self._speakers(room.stretch) if lazy and _is_talk(request, room) else None
+            if speakers is None or room.place.room_nid in heroes:
+                deltas.append((room, *await self._state_delta(request, room)))
+            else:
+                deltas.append((room, speakers, None))
         for room, delta, end in deltas:
-            if lazy:
+            if lazy and room.stretch is not None and delta is room.stretch.members:
+                delta = self._without_redundant(request, user, room, delta)
+            elif lazy:
                 delta = await self._lazy_members(request, user, room, delta, end, heroes.get(room.place.room_nid, ()))
             if not delta:
                 room.state = []
@@ -612,15 +656,32 @@ class Sync:
                 if name is None or name[0] != "m.room.member" or name[1] in senders:
                     kept[key_nid] = nid
         if end is not None and senders:
-            keys = [("m.room.member", sender) for sender in senders]
-            if any(interner.known_key(key) is None for key in keys):
-                await interner.find_keys(keys)
-            for key in keys:
-                member_key = interner.known_key(key)
-                current = end.get(member_key) if member_key is not None else None
-                if member_key is not None and current is not None:
-                    kept[member_key] = current
+            kept.update(await self._members_of(end, senders))
         return self._without_redundant(request, user, room, kept)
+
+    async def _members_of(self, state: Mapping[int, int], users: Iterable[str]) -> dict[int, int]:
+        """Return the member events of users in a state, by key."""
+        interner = self._store.interner
+        keys = [("m.room.member", user) for user in users]
+        if any(interner.known_key(key) is None for key in keys):
+            await interner.find_keys(keys)
+        found: dict[int, int] = {}
+        for key in keys:
+            key_nid = interner.known_key(key)
+            nid = state.get(key_nid) if key_nid is not None else None
+            if key_nid is not None and nid is not None:
+                found[key_nid] = nid
+        return found
+
+    async def _speakers(self, stretch: Stretch | None) -> dict[int, int] | None:
+        """Return the member events of those who sent the events of a stretch, None where they cannot be told."""
+        if stretch is None or stretch.state_group is None:
+            return None
+        if stretch.members is None:
+            state = await self._store.states.get(stretch.state_group)
+            senders = {str(seen.stored.event.sender) for seen in stretch.events}
+            stretch.members = await self._members_of(state, senders)
+        return stretch.members
 
     def _without_redundant(
         self, request: SyncRequest, user: UserFeed, room: _Room, delta: dict[int, int]
@@ -716,6 +777,12 @@ def _is_there(user: UserFeed, place: UserRoom) -> bool:
     """Tell whether a user is still in a room that is told as it was: its members of now are no business of others."""
     now = user.rooms.get(place.room_id)
     return now is not None and now.membership == "join"
+
+
+def _is_talk(request: SyncRequest, room: _Room) -> bool:
+    """Tell whether all that a room has to tell of its state is who speaks."""
+    stretch = room.stretch
+    return stretch is not None and not (stretch.has_state or stretch.is_limited or request.full_state)
 
 
 def _light_end(rooms: Sequence[_Room], upto: int) -> int:
