@@ -9,7 +9,7 @@ Spec: client-server API, "Tracking the device list for a user"; server-server AP
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import delete, func, select, update
@@ -166,6 +166,19 @@ def members_of(tx: Transaction, room_nids: Iterable[int]) -> set[int]:
     """Return who is joined to any of these rooms."""
     query = select(memberships.c.user_nid).where(memberships.c.membership == "join").distinct()
     return {row[0] for part in chunks(room_nids) for row in tx.all(query.where(memberships.c.room_nid.in_(part)))}
+
+
+def members_before(tx: Transaction, places: Mapping[int, int]) -> set[int]:
+    """Return who is joined to rooms without a change since a position in each: room_nid -> position."""
+    query = select(memberships.c.room_nid, memberships.c.user_nid, memberships.c.position).where(
+        memberships.c.membership == "join"
+    )
+    return {
+        user_nid
+        for part in chunks(places)
+        for room_nid, user_nid, position in tx.all(query.where(memberships.c.room_nid.in_(part)))
+        if position < places[room_nid]
+    }
 
 
 def changed_since(

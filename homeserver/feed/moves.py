@@ -61,3 +61,30 @@ def load_first_moves(tx: Transaction, user_nid: int, room_nids: Sequence[int], s
             if firsts.get(room_nid) == position and position - 1 > since:
                 firsts[room_nid] = position - 1
     return firsts
+
+
+def load_departures(tx: Transaction, user_nid: int, room_nids: Sequence[int], since: int) -> dict[int, int]:
+    """Return where a local user last ceased to be in rooms after `since`, by room; was not in it, or still is: missing.
+
+    Who declines an invite, takes back a knock or is banned from outside was not in the room.
+    """
+    if not room_nids:
+        return {}
+    before = load_memberships_at(tx, user_nid, room_nids, since)
+    inside = {nid for nid, (membership, _, _) in before.items() if membership == "join"}
+    departures: dict[int, int] = {}
+    changes = membership_changes.c
+    query = (
+        select(changes.room_nid, changes.membership, changes.position)
+        .where(changes.user_nid == user_nid, changes.position > since)
+        .order_by(changes.position)
+    )
+    for part in chunks(room_nids):
+        for room_nid, membership, position in tx.all(query.where(changes.room_nid.in_(part))):
+            if membership == "join":
+                inside.add(room_nid)
+                departures.pop(room_nid, None)
+            elif room_nid in inside:
+                inside.discard(room_nid)
+                departures[room_nid] = position
+    return departures

@@ -3,7 +3,9 @@
 Every `UserFeed` keeps the users whose devices changed, and those who came into or left the receiver's rooms, with the
 position of the last such change. What a change costs is a look at the rooms of who changed; a receiver without changes
 reads nothing, and one who is only told of changed devices neither. Who leaves a room may share another one: that is
-asked of the database, as is everything that memory does not reach back to.
+asked of the database, as is everything that memory does not reach back to. So is whether the receiver was in a room
+before being out of it: who declines an invite, takes back a knock or is banned from outside has no business with who is
+inside, and of who was inside nobody who has come or changed since is named.
 
 A superset may be told of who changed: clients ask once more than needed. Spec: "for the sake of simpler logic, a server
 may add Alice to `changed` when Alice and Bob share a new room, even if they previously already shared a room."
@@ -13,11 +15,12 @@ Spec: client-server API, "Tracking the device list for a user", "Extensions to /
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from homeserver.feed.feed import Feed, Publication, UserFeed
+from homeserver.feed.moves import load_departures
 from homeserver.model.ids import RoomID
 from storage import device_lists as storage
 from storage.store import Store
@@ -111,7 +114,8 @@ class DeviceListsStream:
         found = await self._store.interner.find_users([*changed, *gone])
         lists = {found[each] for each in changed if each in found}
         moved = {found[each] for each in gone if each in found}
-        return await self._store.database.read(lambda tx: _resolve(tx, user.user_nid, lists, moved, joined, left))
+        nid = user.user_nid
+        return await self._store.database.read(lambda tx: _resolve(tx, nid, after, lists, moved, joined, left))
 
     async def _from_database(self, user: UserFeed, after: int) -> ListChanges:
         places = [room.room_nid for room in user.joined()]
@@ -120,7 +124,7 @@ class DeviceListsStream:
 
         def read(tx: Transaction) -> ListChanges:
             lists, came, gone = storage.changed_since(tx, user.user_nid, places, after)
-            return _resolve(tx, user.user_nid, lists | came, gone, joined, left)
+            return _resolve(tx, user.user_nid, after, lists | came, gone, joined, left)
 
         return await self._store.database.read(read)
 
@@ -135,7 +139,7 @@ def _note(user: UserFeed, user_id: str, position: int, *, is_leave: bool) -> Non
 
 
 def _own_moves(user: UserFeed, after: int) -> tuple[list[int], list[int]]:
-    """Return the rooms that the user has come into, and left, since then."""
+    """Return the rooms that the user has come into since then, and those that may have been left."""
     joined: list[int] = []
     left: list[int] = []
     for room_id, position in reversed(user.changed.items()):
@@ -145,17 +149,23 @@ def _own_moves(user: UserFeed, after: int) -> tuple[list[int], list[int]]:
         if place is not None and place.since > after:
             if place.membership == "join":
                 joined.append(place.room_nid)
-            elif place.membership in ("leave", "ban"):
+            else:
                 left.append(place.room_nid)
     return joined, left
 
 
 def _resolve(
-    tx: Transaction, user_nid: int, lists: set[int], gone: set[int], joined: Iterable[int], left: Iterable[int]
+    tx: Transaction,
+    user_nid: int,
+    after: int,
+    lists: set[int],
+    gone: set[int],
+    joined: Iterable[int],
+    left: Sequence[int],
 ) -> ListChanges:
     new = storage.members_of(tx, joined)
     new.discard(user_nid)
-    gone = gone | storage.members_of(tx, left)
+    gone = gone | storage.members_before(tx, load_departures(tx, user_nid, left, after))
     gone.discard(user_nid)
     sharing = storage.sharing_with(tx, user_nid, lists | gone)
     changed = (lists & sharing) | new
