@@ -12,6 +12,7 @@ from sqlalchemy import BindParameter, bindparam, delete, func, select
 
 from .tables.accounts import devices
 from .tables.e2ee import to_device_marks, to_device_messages, to_device_transactions
+from .tables.identity import user_ids
 from .transaction import Transaction, chunks
 
 TRIM_BATCH: Final = 5_000
@@ -55,6 +56,7 @@ class Request(NamedTuple):
 class Inbox(NamedTuple):
     """What waits for a device."""
 
+    user_id: str
     device_id: str
     messages: int
     size_bytes: int
@@ -124,13 +126,15 @@ def count_waiting(tx: Transaction, device_nids: Iterable[int]) -> dict[int, int]
 def measure_inboxes(tx: Transaction, device_nids: Iterable[int]) -> dict[int, Inbox]:
     """Return how much waits for devices; who has nothing is missing. Reads as many rows as there are messages."""
     table = to_device_messages.c
+    size = func.sum(func.length(table.content))
     query = (
-        select(table.device_nid, devices.c.device_id, func.count(), func.sum(func.length(table.content)))
+        select(table.device_nid, user_ids.c.user_id, devices.c.device_id, func.count(), size)
         .join(devices, devices.c.device_nid == table.device_nid)
-        .group_by(table.device_nid, devices.c.device_id)
+        .join(user_ids, user_ids.c.user_nid == devices.c.user_nid)
+        .group_by(table.device_nid, user_ids.c.user_id, devices.c.device_id)
     )
     return {
-        row[0]: Inbox(row[1], int(row[2]), int(row[3]))
+        row[0]: Inbox(row[1], row[2], int(row[3]), int(row[4]))
         for part in chunks(device_nids)
         for row in tx.all(query.where(table.device_nid.in_(part)))
     }

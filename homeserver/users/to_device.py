@@ -35,7 +35,7 @@ from storage import device_keys as keys_storage
 from storage import to_device as storage
 from storage.outbox import OutboxEdu, store_edus
 from storage.store import Store
-from storage.to_device import Request
+from storage.to_device import Inbox, Request
 from storage.transaction import Transaction
 
 from .sessions import Requester
@@ -61,6 +61,8 @@ KEEP_MS: Final = 7 * 24 * 3600 * 1000
 # repeated was not answered: a client has a few such at once, a server those of one transaction.
 KEPT_OF_DEVICE: Final = 200
 KEPT_OF_SERVER: Final = 1_000
+
+_EMPTY: Final = Inbox("", "", 0, 0)
 
 Messages = Mapping[str, Mapping[str, JsonObject]]
 """user ID -> device ID or `*` -> content."""
@@ -162,8 +164,7 @@ class ToDevice:
                 if id(content) not in encoded:
                     encoded[id(content)] = head + orjson.dumps(content) + b"}"
 
-        bounds, now = self._stream.bounds, self._clock.now_ms()
-        full = bounds.full(now)
+        full = await self._full(now_ms)
 
         def write(tx: Transaction, position: int) -> dict[int, tuple[str, int]]:
             if not storage.begin_transaction(tx, request, position, now_ms, most=most):
@@ -178,25 +179,32 @@ class ToDevice:
         def publish(position: int, found: dict[int, tuple[str, int]]) -> None:
             if found:
                 self._stream.publish({device_nid: user_id for device_nid, (user_id, _) in found.items()}, position)
+                self._stream.bounds.added({device_nid: size for device_nid, (_, size) in found.items()})
 
-        found = await store_change(
+        await store_change(
             self._store.positions,
             lambda position: self._store.database.write(lambda tx: write(tx, position)),
             publish,
         )
-        doubtful = bounds.added({device_nid: size for device_nid, (_, size) in found.items()})
+
+    async def _full(self, now_ms: int) -> frozenset[int]:
+        """Return the devices that take nothing now; those of which it is in doubt are weighed first."""
+        bounds = self._stream.bounds
+        doubtful = bounds.doubtful()
         if doubtful:
             measured = await self._store.database.read(lambda tx: storage.measure_inboxes(tx, doubtful))
-            for device_nid, inbox in measured.items():
-                if bounds.measured(device_nid, inbox.messages, inbox.size_bytes, now):
+            for device_nid in doubtful:
+                inbox = measured.get(device_nid, _EMPTY)
+                if bounds.measured(device_nid, inbox.messages, inbox.size_bytes, now_ms):
                     logger.warning(
                         "%d messages of %d bytes wait for the device %s of %s: what is sent to it from now on is "
                         "dropped, until it syncs or is deleted",
                         inbox.messages,
                         inbox.size_bytes,
                         inbox.device_id,
-                        found[device_nid][0],
+                        inbox.user_id,
                     )
+        return bounds.full(now_ms)
 
 
 def _inboxes(

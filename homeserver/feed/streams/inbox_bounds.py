@@ -28,6 +28,8 @@ class InboxBounds:
     def __init__(self) -> None:
         # device_nid -> messages and bytes since the inbox was last weighed.
         self._since: dict[int, tuple[int, int]] = {}
+        # Whose inboxes are to be weighed before anything else is stored.
+        self._doubtful: set[int] = set()
         # device_nid -> when it was weighed, and whether something of it was acknowledged since.
         self._full: dict[int, tuple[int, bool]] = {}
 
@@ -42,22 +44,25 @@ class InboxBounds:
                 self._since[device_nid] = (MAX_WAITING, MAX_WAITING_BYTES)
         return frozenset(self._full)
 
-    def added(self, sizes: Mapping[int, int]) -> list[int]:
-        """Messages of so many bytes were stored for devices; return those whose inboxes should be weighed."""
-        doubtful: list[int] = []
+    def added(self, sizes: Mapping[int, int]) -> None:
+        """Messages of so many bytes were stored for devices; to be told of each, whoever has gone away meanwhile."""
         since = self._since
         for device_nid, size in sizes.items():
             messages, total = since.get(device_nid, (0, 0))
             messages, total = since[device_nid] = messages + 1, total + size
             if messages * 100 >= MAX_WAITING or total * 100 >= MAX_WAITING_BYTES:
-                doubtful.append(device_nid)
+                self._doubtful.add(device_nid)
         while len(since) > MAX_DEVICES:
             del since[next(iter(since))]
-        return doubtful
+
+    def doubtful(self) -> list[int]:
+        """Return the devices whose inboxes are to be weighed before anything else is stored."""
+        return list(self._doubtful)
 
     def measured(self, device_nid: int, messages: int, size_bytes: int, now_ms: int) -> bool:
         """An inbox was weighed; return whether it has become full."""
-        self._since[device_nid] = (0, 0)
+        self._since.pop(device_nid, None)
+        self._doubtful.discard(device_nid)
         if messages < MAX_WAITING and size_bytes < MAX_WAITING_BYTES:
             return False
         is_new = device_nid not in self._full
@@ -73,4 +78,5 @@ class InboxBounds:
     def forget(self, device_nid: int) -> None:
         """Nothing waits for the device."""
         self._since.pop(device_nid, None)
+        self._doubtful.discard(device_nid)
         self._full.pop(device_nid, None)
