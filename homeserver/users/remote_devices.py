@@ -213,9 +213,11 @@ class RemoteDevices:
             before[user_id] = counter[0]
         try:
             found = await fetch()
-            same = {user: found[user] for user in wanted if user in found and self._asked[user][0] == before[user]}
+            nids = await self._store.interner.find_users(found)
+            # Nothing is waited for between this and the writing: an update that comes later is written after it.
+            same = {user: found[user] for user in wanted if user in nids and self._asked[user][0] == before[user]}
             if same:
-                await self._keep(same)
+                await self._keep(same, nids)
             return found
         finally:
             for user_id in wanted:
@@ -224,15 +226,13 @@ class RemoteDevices:
                 if not counter[1]:
                     del self._asked[user_id]
 
-    async def _keep(self, lists: Mapping[str, RemoteList]) -> None:
-        nids = await self._store.interner.find_users(lists)
-
+    async def _keep(self, lists: Mapping[str, RemoteList], nids: Mapping[str, int]) -> None:
         def write(tx: Transaction) -> None:
-            shared = storage.shared_with_us(tx, nids.values())
-            for user_id, user_nid in nids.items():
+            shared = storage.shared_with_us(tx, [nids[user_id] for user_id in lists])
+            for user_id, known in lists.items():
+                user_nid = nids[user_id]
                 if user_nid not in shared:
                     continue
-                known = lists[user_id]
                 devices = [RemoteDevice(user_nid, each, *device) for each, device in known.devices.items()]
                 storage.keep_remote_list(tx, user_nid, devices, known.stream_id)
                 gone = [each.usage for each in keys_storage.load_cross_signing(tx, [user_nid])]

@@ -100,7 +100,12 @@ class RemoteKeys:
                 devices[device.user_nid][device.device_id] = (device.content, device.display_name)
             for key in keys_storage.load_cross_signing(tx, kept):
                 keys[key.user_nid][key.usage] = (key.public_key, key.content)
-            return {user: RemoteList(devices[nid], keys[nid]) for user, nid in nids.items() if nid in devices}
+            if not tx.is_sqlite:
+                # Each of these looks saw a state of its own: of a list that was forgotten between, half is here.
+                still = storage.load_remote_lists(tx, kept)
+                kept = [nid for nid in kept if nid in still and still[nid] == lists[nid]]
+            whole = set(kept)
+            return {user: RemoteList(devices[nid], keys[nid]) for user, nid in nids.items() if nid in whole}
 
         return await self._store.database.read(read)
 
