@@ -97,13 +97,14 @@ class KeysApi:
         """Store cross-signing keys of the user."""
         requester: Requester = request.requester
         body = request.json()
-        uploaded = await self._cross_signing.read_upload(requester, body)
-        # Spec: no user-interactive authentication "when used by an application service".
-        if uploaded.needs_proof and requester.appservice is None:
-            operation = Operation("POST /keys/device_signing/upload", requester, body)
-            await self._interactive_auth.require(operation, [(PASSWORD,)], body.get("auth"))
-        await self._cross_signing.store(requester, uploaded)
-        return {}
+        while True:
+            uploaded = await self._cross_signing.read_upload(requester, body)
+            # Spec: no user-interactive authentication "when used by an application service".
+            if uploaded.needs_proof and requester.appservice is None:
+                operation = Operation("POST /keys/device_signing/upload", requester, body)
+                await self._interactive_auth.require(operation, [(PASSWORD,)], body.get("auth"))
+            if await self._cross_signing.store(requester, uploaded):
+                return {}
 
     async def post_signatures(self, request: WebRequest) -> dict[str, Any]:
         """Store signatures over keys."""

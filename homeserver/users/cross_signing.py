@@ -51,6 +51,8 @@ class UploadedKeys:
     needs_proof: bool
     # Whether they are what is stored already.
     is_known: bool
+    # What is stored, by which that was found out: usage -> public key.
+    present: Mapping[str, str]
 
 
 class CrossSigning:
@@ -88,19 +90,32 @@ class CrossSigning:
         # Spec: no proof is needed where "there is no existing master signing key", or "the request contains no new
         # keys".
         is_known = all(usage in stored and stored[usage].public_key == key for usage, (key, _) in found.items())
-        return UploadedKeys(found, MASTER in stored and not is_known, is_known)
+        present = {usage: key.public_key for usage, key in stored.items()}
+        return UploadedKeys(found, MASTER in stored and not is_known, is_known, present)
 
-    async def store(self, requester: Requester, uploaded: UploadedKeys) -> None:
-        """Store keys in the place of those of the same usage; signatures over and by a replaced key go with it."""
+    async def store(self, requester: Requester, uploaded: UploadedKeys) -> bool:
+        """Store keys in the place of those of the same usage; signatures over and by a replaced key go with it.
+
+        False, and nothing is stored, where the user has other keys since `read_upload`: whether these are good, and may
+        be stored without a proof, is to be looked at again. Raises InvalidParam where a device has the ID of a key.
+        """
         if uploaded.is_known or not uploaded.keys:
-            return
+            return True
         user_nid = requester.user_nid
 
-        def write(tx: Transaction) -> None:
+        def write(tx: Transaction) -> bool:
             if requester.device_nid is not None and not storage.has_device(tx, requester.device_nid):
                 # Logged out since the request came, perhaps because the account was closed.
                 raise UnknownToken("The device is gone")
-            for key in storage.load_cross_signing(tx, [user_nid]):
+            stored = storage.load_cross_signing(tx, [user_nid])
+            if {key.usage: key.public_key for key in stored} != uploaded.present:
+                return False
+            # Spec: "Cross-signing": servers "must ensure that device IDs will not collide with cross-signing public
+            # keys".
+            device_ids = storage.load_device_ids(tx, [user_nid]).get(user_nid, {})
+            if any(public_key in device_ids for public_key, _ in uploaded.keys.values()):
+                raise InvalidParam("A device has the ID of this key")
+            for key in stored:
                 if key.usage in uploaded.keys and uploaded.keys[key.usage][0] != key.public_key:
                     storage.delete_signatures_of(tx, user_nid, [key.public_key])
                     storage.delete_signatures_by(tx, user_nid, [f"ed25519:{key.public_key}"])
@@ -108,9 +123,12 @@ class CrossSigning:
                 tx, [CrossSigningKey(user_nid, usage, *key) for usage, key in uploaded.keys.items()]
             )
             self._device_lists.note(tx, user_nid, [SIGNING_KEYS])
+            return True
 
-        await self._store.database.write(write)
+        if not await self._store.database.write(write):
+            return False
         await self._device_lists.tell(requester.user_id, user_nid)
+        return True
 
     # -- signatures --------------------------------------------------------------------------------------------------
 

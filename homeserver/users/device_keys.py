@@ -139,6 +139,10 @@ class DeviceKeys:
         identity = upload.identity
         is_new = identity is not None and storage.find_device_keys(tx, user_nid, device_nid) != identity
         if is_new and identity is not None:
+            # Spec: "Cross-signing": servers "must ensure that device IDs will not collide with cross-signing public
+            # keys".
+            if any(key.public_key == device_id for key in storage.load_cross_signing(tx, [user_nid])):
+                raise InvalidParam("The device has the ID of a cross-signing key")
             storage.set_device_keys(tx, user_nid, device_nid, identity)
             storage.delete_signatures_of(tx, user_nid, [device_id])
             self._device_lists.note(tx, user_nid, [device_id])
@@ -182,9 +186,11 @@ class DeviceKeys:
             raise NotFound("User not found")
 
         def read(tx: Transaction) -> tuple[_Found, int]:
-            found = _load(tx, [user_id], None)
-            user_nid = found.users.get(user_id)
-            return found, (lists_storage.find_stream_id(tx, user_nid) or 0) if user_nid is not None else 0
+            # The version before the devices: what comes between is then told by the next update, and where each
+            # statement sees a state of its own, no list is taken for newer than it is.
+            user_nid = storage.find_local_users(tx, [user_id]).get(user_id)
+            stream_id = None if user_nid is None else lists_storage.find_stream_id(tx, user_nid)
+            return _load(tx, [user_id], None), stream_id or 0
 
         found, stream_id = await self._store.database.read(read)
         if user_id not in found.users:
@@ -257,12 +263,13 @@ def _shown(
     found: _Found, wanted: Mapping[str, Sequence[str]], viewer: str | None, *, tells_names: bool = True
 ) -> JsonObject:
     names = {user_nid: user_id for user_id, user_nid in found.users.items()}
+    chosen = {user_id: frozenset(wanted[user_id]) for user_id in found.users}
     device_keys: dict[str, dict[str, Any]] = {user_id: {} for user_id in found.users}
     answer: JsonObject = {"device_keys": device_keys, **{section: {} for section in _SECTIONS.values()}}
     for device in found.devices:
         user_id = names[device.user_nid]
-        chosen = wanted[user_id]
-        if chosen and device.device_id not in chosen:
+        only = chosen[user_id]
+        if only and device.device_id not in only:
             continue
         name = device.display_name if tells_names else None
         added = found.signatures.get((device.user_nid, device.device_id))
