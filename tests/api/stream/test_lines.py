@@ -386,7 +386,7 @@ def test_ten_thousand_requests_whose_answers_nobody_reads_wait(
         began = time.monotonic()
         other.auth(lines.bob.token)
         assert {} == other.call("ping")["result"]
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
     print("GROWTH", (lines.memory_bytes() - before) / MEBIBYTE)
     assert lines.memory_bytes() - before < 24 * MEBIBYTE
     # Whoever reads again gets an answer to every request that the server has read.
@@ -403,7 +403,7 @@ def test_tiny_messages_in_one_piece_hold_nobody_up(lines: Lines, line: LineClien
         line.send_bytes(b"7\n" * 30_000)
         began = time.monotonic()
         other.call("ping")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
 
 
 def test_a_connection_cut_in_the_middle_of_a_message_is_forgotten(lines: Lines, line: LineClient) -> None:

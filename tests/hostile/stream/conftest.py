@@ -20,7 +20,7 @@ from tests.hostile.client import Actor
 from tests.support.server import RunningServer, run_server
 from tests.support.stream_wire import Wire, dial
 
-ANSWER_S = 2.0
+ANSWER_S = 5.0
 # What an attack may take at most, and what the allocator and caches may keep of it and of the room that it was sent to.
 MARGIN_BYTES = 40 * 1024**2
 KEPT_BYTES = 64 * 1024**2

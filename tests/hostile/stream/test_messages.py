@@ -14,7 +14,8 @@ from tests.support.stream_wire import TEXT, Wire, dial, frame
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unharmed")]
 
-MAX_ANSWER_S = 2.0
+# What hangs or is quadratic takes longer than this on any machine, and what is in order less on a busy one.
+MAX_ANSWER_S = 5.0
 
 
 def assert_goes_on(wire: Wire) -> None:
