@@ -9,6 +9,7 @@ Spec: client-server API, "Server-side key backups".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import delete, func, select, update
@@ -40,6 +41,14 @@ class RoomKey(NamedTuple):
     forwarded_count: int
     is_verified: bool
     session_data: bytes
+
+
+class Worth(NamedTuple):
+    """By what it is decided which of two keys is kept."""
+
+    first_message_index: int
+    forwarded_count: int
+    is_verified: bool
 
 
 _BACKUP = (
@@ -106,18 +115,31 @@ def load_keys(
     return [_room_key(row) for row in rows]
 
 
-def find_keys(tx: Transaction, user_nid: int, version: int, room_id: str, sessions: Iterable[str]) -> list[RoomKey]:
-    """Return those of these keys of a room that are there."""
-    query = select(*_KEY).where(
-        backed_up_keys.c.user_nid == user_nid,
-        backed_up_keys.c.version == version,
-        backed_up_keys.c.room_id == room_id,
+def find_worths(
+    tx: Transaction, user_nid: int, version: int, names: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Worth]:
+    """Return what those of these keys are worth that are there, by (room ID, session ID)."""
+    columns = (
+        "present.room_id, present.session_id, present.first_message_index, present.forwarded_count, present.is_verified"
     )
-    return [
-        _room_key(row)
-        for part in chunks(sessions)
-        for row in tx.all(query.where(backed_up_keys.c.session_id.in_(part)))
-    ]
+    found: dict[tuple[str, str], Worth] = {}
+    for part in chunks(names):
+        # Many rooms may have one key each: a look for all of them, and each by the whole of the primary key.
+        if tx.is_sqlite:
+            wanted = ", ".join(["(?, ?)"] * len(part))
+            sql = (
+                f"WITH wanted (room_id, session_id) AS (VALUES {wanted}) SELECT {columns}"
+                " FROM wanted CROSS JOIN backed_up_keys AS present ON present.user_nid = ? AND present.version = ?"
+                " AND present.room_id = wanted.room_id AND present.session_id = wanted.session_id"
+            )
+            values = (*chain.from_iterable(part), user_nid, version)
+        else:
+            wanted = " OR ".join(["(present.room_id = %s AND present.session_id = %s)"] * len(part))
+            sql = f"SELECT {columns} FROM backed_up_keys AS present WHERE user_nid = %s AND version = %s AND ({wanted})"
+            values = (user_nid, version, *chain.from_iterable(part))
+        for row in tx.connection.exec_driver_sql(sql, values):
+            found[row[0], row[1]] = Worth(row[2], row[3], bool(row[4]))
+    return found
 
 
 def set_keys(tx: Transaction, user_nid: int, version: int, keys: Sequence[RoomKey]) -> None:

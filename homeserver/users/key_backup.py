@@ -14,7 +14,7 @@ from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge, WrongRo
 from homeserver.model.canonical_json import MAX_INTEGER, JsonObject
 from storage import key_backup as storage
 from storage.database import Database
-from storage.key_backup import BackupRow, RoomKey
+from storage.key_backup import BackupRow, RoomKey, Worth
 from storage.transaction import Transaction
 
 # LIMIT: of one key's encrypted data, and of a backup's own.
@@ -105,14 +105,7 @@ class KeyBackups:
 
         def write(tx: Transaction) -> tuple[int, int]:
             row = _writable(tx, user_nid, wanted)
-            by_room: dict[str, list[str]] = {}
-            for room_id, session_id in offered:
-                by_room.setdefault(room_id, []).append(session_id)
-            present = {
-                (key.room_id, key.session_id): key
-                for room_id, sessions in by_room.items()
-                for key in storage.find_keys(tx, user_nid, wanted, room_id, sessions)
-            }
+            present = storage.find_worths(tx, user_nid, wanted, offered)
             better = [key for name, key in offered.items() if name not in present or _is_better(key, present[name])]
             if not better:
                 return row.key_count, row.etag
@@ -207,7 +200,7 @@ def read_rooms(value: Any) -> list[RoomKey]:
     return [key for room_id, each in rooms.items() for key in read_sessions(room_id, each)]
 
 
-def _is_better(new: RoomKey, old: RoomKey) -> bool:
+def _is_better(new: RoomKey, old: Worth) -> bool:
     # Spec: "Server-side key backups": verified ones first, then the lower index, then the lower count.
     if new.is_verified != old.is_verified:
         return new.is_verified
