@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import orjson
 from sqlalchemy import delete, func, select, update
 
 from .tables.accounts import accounts
 from .tables.e2ee import cross_signing_keys, device_lists, remote_devices, untold_devices
-from .tables.federation_rooms import room_servers
+from .tables.federation_rooms import partial_rooms, room_servers
 from .tables.identity import user_ids
 from .tables.rooms import memberships, rooms
 from .transaction import Transaction, chunks
@@ -108,7 +109,7 @@ def servers_elsewhere(tx: Transaction, user_nid: int, room_nid: int) -> set[str]
         )
         .distinct()
     )
-    return {row[0] for row in tx.all(query)}
+    return {row[0] for row in tx.all(query)} | _named_servers(tx, user_nid, but=room_nid)
 
 
 def rooms_and_servers(tx: Transaction, user_nid: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -121,7 +122,18 @@ def rooms_and_servers(tx: Transaction, user_nid: int) -> tuple[tuple[str, ...], 
         .where(joined, room_servers.c.joined > 0)
         .distinct()
     )
-    return tuple(row[0] for row in tx.all(room_ids)), tuple(row[0] for row in tx.all(servers))
+    found = {row[0] for row in tx.all(servers)} | _named_servers(tx, user_nid)
+    return tuple(row[0] for row in tx.all(room_ids)), tuple(found)
+
+
+def _named_servers(tx: Transaction, user_nid: int, *, but: int | None = None) -> set[str]:
+    """Return the servers that are known by name in rooms of a user, but for one, whose members are not all known."""
+    query = (
+        select(partial_rooms.c.room_nid, partial_rooms.c.servers)
+        .join(memberships, memberships.c.room_nid == partial_rooms.c.room_nid)
+        .where(memberships.c.user_nid == user_nid, memberships.c.membership == "join")
+    )
+    return {server for room_nid, names in tx.all(query) if room_nid != but for server in orjson.loads(names)}
 
 
 def find_stream_id(tx: Transaction, user_nid: int) -> int | None:
