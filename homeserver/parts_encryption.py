@@ -135,7 +135,7 @@ def build_encryption(
     remote_devices = remote_keys = None
     if servers is not None:
         remote_devices = RemoteDevices(store, feed, tasks, servers=servers, stream=lists_stream)
-        remote_keys = RemoteKeys(store, servers=servers, devices=remote_devices)
+        remote_keys = RemoteKeys(store, clock, servers=servers, devices=remote_devices)
     device_lists = DeviceLists(
         store,
         feed,

@@ -1,7 +1,8 @@
 """Keys of users of other servers: from the copies that are kept, else asked for.
 
-All servers are asked at once, each within the time that the client gave; one that fails is named in `failures` and
-fails nothing else.
+Servers are asked many at once, each within the time that the client gave; one that fails is named in `failures` and
+fails nothing else. So is one whose turn has not come within that time: a question may name thousands of servers, and
+most of them may be dead.
 
 Spec: client-server API, `POST /keys/query`, `POST /keys/claim`; server-server API, "End-to-End Encryption".
 """
@@ -24,6 +25,7 @@ from homeserver.model.device_keys import (
     read_one_time_keys,
 )
 from homeserver.ports import RemoteServers
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.gathering import gather
 from storage import device_keys as keys_storage
 from storage import device_lists as storage
@@ -51,8 +53,9 @@ class RemoteAnswer:
 class RemoteKeys:
     """Asks for keys."""
 
-    def __init__(self, store: Store, *, servers: RemoteServers, devices: RemoteDevices) -> None:
+    def __init__(self, store: Store, clock: Clock, *, servers: RemoteServers, devices: RemoteDevices) -> None:
         self._store = store
+        self._clock = clock
         self._servers = servers
         self._devices = devices
 
@@ -79,7 +82,7 @@ class RemoteKeys:
 
                 known.update(await self._devices.fetch_and_keep(part, fetch))
 
-        await self._ask_all(list(missing), ask, answer)
+        await self._ask_all(list(missing), ask, answer, timeout_s)
         for by_user in wanted.values():
             for user, device_ids in by_user.items():
                 if user in known:
@@ -120,23 +123,31 @@ class RemoteKeys:
             told = await self._servers.keys_claim(server, asked, timeout_s=timeout_s)
             answer.found.update(read_claim_answer(told, asked))
 
-        await self._ask_all(list(wanted), ask, answer)
+        await self._ask_all(list(wanted), ask, answer, timeout_s)
         return answer
 
-    async def _ask_all(self, servers: list[str], ask: Callable[[str], Awaitable[None]], answer: RemoteAnswer) -> None:
+    async def _ask_all(
+        self, servers: list[str], ask: Callable[[str], Awaitable[None]], answer: RemoteAnswer, timeout_s: float
+    ) -> None:
         left = iter(servers)
+        deadline = self._clock.monotonic() + timeout_s
 
         async def work() -> None:
             for server in left:
+                if self._clock.monotonic() >= deadline:
+                    answer.failures[server] = _failure(is_temporary=True)
+                    continue
                 try:
                     await ask(server)
                 except RemoteError as fault:
-                    answer.failures[server] = {
-                        "errcode": "M_UNAVAILABLE" if fault.temporary else "M_UNKNOWN",
-                        "error": "The server could not be asked",
-                    }
+                    answer.failures[server] = _failure(is_temporary=fault.temporary)
 
         await gather(work() for _ in range(min(_AT_ONCE, len(servers))))
+
+
+def _failure(*, is_temporary: bool) -> JsonObject:
+    errcode = "M_UNAVAILABLE" if is_temporary else "M_UNKNOWN"
+    return {"errcode": errcode, "error": "The server could not be asked"}
 
 
 def _show(answer: RemoteAnswer, user: str, known: RemoteList, device_ids: Sequence[str]) -> None:

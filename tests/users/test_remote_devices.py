@@ -67,7 +67,7 @@ class World:
         servers = cast("RemoteServers", self.elsewhere)
         self.stream = DeviceListsStream(server.store, server.feed)
         self.devices = RemoteDevices(server.store, server.feed, server.tasks, servers=servers, stream=self.stream)
-        self.keys = RemoteKeys(server.store, servers=servers, devices=self.devices)
+        self.keys = RemoteKeys(server.store, server.clock, servers=servers, devices=self.devices)
         self.other = OtherServer(server.door, server.store)
 
     async def share(self) -> None:
