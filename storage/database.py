@@ -414,7 +414,7 @@ def _engine(url: URL, size: int, *, autocommit: bool = False) -> Engine:
             pool_reset_on_return=None,
             connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 30},
         )
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", _prepare_reader if autocommit else _prepare_sqlite)
         if not autocommit:
 
             def emit_begin(connection: Connection) -> None:
@@ -443,13 +443,18 @@ def _engine(url: URL, size: int, *, autocommit: bool = False) -> Engine:
     )
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_reader(connection: Any, _record: Any) -> None:
+    # There are several, and what one has read the next may well need: that is for the system's cache.
+    _prepare_sqlite(connection, _record, cache_kib=2048)
+
+
+def _prepare_sqlite(connection: Any, _record: Any, *, cache_kib: int = 8192) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     # An acknowledged event survives a power cut; the shared commit pays for it.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA cache_size=-8192")
+    cursor.execute(f"PRAGMA cache_size=-{cache_kib}")
     cursor.execute("PRAGMA wal_autocheckpoint=2000")
     cursor.close()
 
