@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import delete, select
 
-from .tables.accounts import devices
+from .tables.accounts import access_tokens, devices
 from .tables.e2ee import dehydrated_devices
 from .transaction import Transaction, chunks
 
@@ -24,11 +24,14 @@ class DehydratedDevice(NamedTuple):
 
 
 def find_dehydrated(tx: Transaction, user_nid: int) -> DehydratedDevice | None:
-    """Return a user's dehydrated device, or None."""
+    """Return a user's dehydrated device, or None: one that somebody has logged in on is none, whatever is stored."""
+    session = select(access_tokens.c.token_hash).where(
+        access_tokens.c.user_nid == devices.c.user_nid, access_tokens.c.device_nid == devices.c.device_nid
+    )
     row = tx.first(
         select(devices.c.device_nid, devices.c.device_id, dehydrated_devices.c.content)
         .join(dehydrated_devices, dehydrated_devices.c.device_nid == devices.c.device_nid)
-        .where(dehydrated_devices.c.user_nid == user_nid)
+        .where(dehydrated_devices.c.user_nid == user_nid, ~session.exists())
     )
     return None if row is None else DehydratedDevice(row[0], row[1], bytes(row[2]))
 
