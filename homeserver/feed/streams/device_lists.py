@@ -26,8 +26,8 @@ from storage import device_lists as storage
 from storage.store import Store
 from storage.transaction import Transaction
 
-# LIMIT: changes kept in memory for one receiver.
-MAX_CHANGES: Final = 2_000
+# LIMIT: changes kept in memory for one receiver: more than come between two syncs of who is there.
+MAX_CHANGES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,10 @@ class DeviceListsStream:
         own = self._feed.find_user(user_id)
         if own is not None:
             concerned.add(own)
+        # One for all of them: a change in a large room is noted for thousands.
+        note = (position, False, position)
         for user in concerned:
-            _note(user, user_id, position, is_leave=False)
+            _note(user, user_id, note)
             self._feed.touch_user(user.user_id, position)
         for listener in self._listeners:
             listener()
@@ -76,7 +78,7 @@ class DeviceListsStream:
         """One receiver alone has to ask for a user's keys again."""
         user = self._feed.find_user(receiver)
         if user is not None:
-            _note(user, user_id, position, is_leave=False)
+            _note(user, user_id, (position, False, position))
             self._feed.touch_user(receiver, position)
 
     def _on_publication(self, publication: Publication) -> None:
@@ -88,9 +90,10 @@ class DeviceListsStream:
             position = publication.stored.position
             if room is None or position is None:
                 continue
+            note = (position, not joins, position if joins else 0)
             for user in room.listeners:
                 if user.user_id != member.user_id:
-                    _note(user, member.user_id, position, is_leave=not joins)
+                    _note(user, member.user_id, note)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -129,11 +132,12 @@ class DeviceListsStream:
         return await self._store.database.read(read)
 
 
-def _note(user: UserFeed, user_id: str, position: int, *, is_leave: bool) -> None:
+def _note(user: UserFeed, user_id: str, note: tuple[int, bool, int]) -> None:
     devices = user.devices
     before = devices.pop(user_id, None)
-    changed_at = position if not is_leave else before[2] if before is not None else 0
-    devices[user_id] = (position, is_leave, changed_at)
+    position, is_leave, _ = note
+    # A change of before the leaving is still to be told, where another room is shared.
+    devices[user_id] = (position, True, before[2]) if is_leave and before is not None else note
     if len(devices) > MAX_CHANGES:
         user.devices_floor = devices.pop(next(iter(devices)))[0]
 
