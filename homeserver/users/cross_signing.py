@@ -40,6 +40,7 @@ from .sessions import Requester
 # LIMIT: keys signed in one request, and signatures on each of them that are looked at.
 MAX_SIGNED: Final = 1_000
 MAX_SIGNATURES: Final = 10
+_CHECKED: Final = "ed25519:checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +282,12 @@ def _check_same(signed: JsonObject, stored: JsonObject) -> None:
 
 
 def _check(signed: JsonObject, user_id: str, public: str, key_id: str | None = None) -> None:
+    signatures = signed.get("signatures")
+    own = signatures.get(user_id) if isinstance(signatures, dict) else None
+    signature = own.get(f"ed25519:{key_id or public}") if isinstance(own, dict) else None
+    # A device may have any ID; it is looked for here, for what checks signatures knows the names of servers' keys.
+    named = {**signed, "signatures": {user_id: {_CHECKED: signature}}}
     try:
-        verify_signed_json(signed, user_id, f"ed25519:{key_id or public}", VerifyKey.parse(public))
+        verify_signed_json(named, user_id, _CHECKED, VerifyKey.parse(public))
     except (BadSignature, BadKey) as fault:
         raise InvalidSignature(f"The signature is not good: {fault}") from fault
