@@ -16,11 +16,12 @@ from typing import Any, Final
 
 import orjson
 
-from homeserver.errors import BadJson, InvalidParam, MissingParam, NotAllowed, NotFound
+from homeserver.errors import BadJson, InvalidParam, MissingParam, NotAllowed, NotFound, UnknownToken
 from homeserver.model.canonical_json import JsonObject
 from homeserver.model.device_keys import encode_bounded
 from homeserver.runtime.tasks import Tasks
 from storage import dehydrated_devices as storage
+from storage import device_keys as keys_storage
 from storage import devices as devices_storage
 from storage import to_device as messages_storage
 from storage.dehydrated_devices import DehydratedDevice
@@ -63,7 +64,7 @@ class DehydratedDevices:
     async def store(self, requester: Requester, body: JsonObject) -> str:
         """Store a dehydrated device with its keys in the place of the user's former one; return its ID.
 
-        All or nothing. Raises BadJson, MissingParam, InvalidParam, TooLarge.
+        All or nothing. Raises BadJson, MissingParam, InvalidParam, TooLarge; UnknownToken where who asks is gone.
         """
         device_id, name, content = _read(body)
         if body.get("device_keys") is None:
@@ -72,6 +73,9 @@ class DehydratedDevices:
         user_nid, device_nid = requester.user_nid, self._store.numbers.next()
 
         def write(tx: Transaction) -> list[DeviceRow]:
+            if requester.device_nid is not None and not keys_storage.has_device(tx, requester.device_nid):
+                # Logged out since the request came, perhaps because the account was closed.
+                raise UnknownToken("The device is gone")
             former = storage.find_dehydrated(tx, user_nid)
             former_nid = None if former is None else former.device_nid
             present = devices_storage.find_device(tx, user_nid, device_id)

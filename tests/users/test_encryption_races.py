@@ -15,8 +15,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread
 
-from homeserver.errors import InvalidParam
+from homeserver.errors import InvalidParam, UnknownToken
 from homeserver.users import device_keys
+from homeserver.users.dehydrated_devices import DehydratedDevices
 from tests.support.encrypted import EncryptedServer
 from tests.support.encryption import Keys
 from tests.support.other_server import BOB
@@ -63,6 +64,21 @@ async def test_no_device_has_the_id_of_a_cross_signing_key(world: EncryptedServe
     bob = await world.log_in("bob", bob_keys.self_signing.verify_key_base64)
     with pytest.raises(InvalidParam):
         await signing.store(bob, await signing.read_upload(bob, bob_keys.cross_signing()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_has_logged_out_meanwhile_leaves_no_dehydrated_device(world: EncryptedServer) -> None:
+    alice = await world.log_in("alice")
+    server, parts = world.server, world.parts
+    dehydrated = DehydratedDevices(
+        server.store, server.tasks, world.sessions, devices=world.devices, keys=parts.device_keys
+    )
+    body = {"device_id": "D", "device_data": {"algorithm": "x"}, "device_keys": Keys(alice.user_id, "D").device()}
+    assert "D" == await dehydrated.store(alice, body)
+    await world.devices.delete_all(alice.user_id, alice.user_nid)
+    with pytest.raises(UnknownToken):
+        await dehydrated.store(alice, body)
+    assert 0 == (await world.sizes())["devices"]
 
 
 @pytest_twisted.ensureDeferred
