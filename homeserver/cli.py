@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import importlib.metadata
+import logging
 import os
 import shutil
 import signal
@@ -38,6 +39,8 @@ FIRST_ADMIN = "admin"
 STOP_TIMEOUT_S = 10.0
 
 Answer = TypeVar("Answer")
+logger = logging.getLogger(__name__)
+
 Work = Callable[["AccountCommands"], Coroutine[Any, Any, int]]
 
 
@@ -541,7 +544,7 @@ def _run(options: argparse.Namespace) -> int:
             _remove_pid(config)
 
     def reload(*_: object) -> None:
-        reactor.callFromThread(_reload, homeserver, options)
+        reactor.callFromThread(_reload, homeserver, config, options)
 
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(start()))
     # The reactor's own handlers of SIGINT and SIGTERM stop it, and it waits for this.
@@ -663,11 +666,18 @@ def _start_logging(config: Config) -> None:
     )
 
 
-def _reload(homeserver: Homeserver, options: argparse.Namespace) -> None:
+def _reload(homeserver: Homeserver, started_with: Config, options: argparse.Namespace) -> None:
     """Read certificates and logging again; the server keeps running, whatever is wrong with the new ones."""
+    from homeserver.config import changed_keys
+
     try:
-        _start_logging(_config(options))
+        config = _config(options)
+        _start_logging(config)
         homeserver.reload()
+        waiting = changed_keys(started_with, config)
+        logger.info("Certificates and logging were read again")
+        if waiting:
+            logger.warning("These settings have changed and need a restart: %s", ", ".join(waiting))
     except Exception as error:
         _tell(error, debug=options.debug)
         print("sennit: the server goes on with the certificates that it has", file=sys.stderr, flush=True)

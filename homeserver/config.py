@@ -136,7 +136,7 @@ class Database(Section):
 
 
 class PasswordPolicy(Section):
-    """What a new password must look like."""
+    """What a password that a user chooses must look like; `sennit user` takes any."""
 
     minimum_length: int = Field(default=8, ge=0, le=512, description="Least number of characters.")
     require_digit: bool = Field(default=False, description="A digit is needed.")
@@ -156,7 +156,9 @@ class Registration(Section):
     guest_access: bool = Field(default=False, description="Guests get an account without a password.")
     bcrypt_rounds: int = Field(default=12, ge=4, le=20, description="Cost of a password hash; one more doubles it.")
     passwords: bool = Field(default=True, description="Password login is offered.")
-    password_policy: PasswordPolicy = Field(default=PasswordPolicy(), description="What a new password must look like.")
+    password_policy: PasswordPolicy = Field(
+        default=PasswordPolicy(), description="What a password that a user chooses must look like."
+    )
     hide_names_in_use: bool = Field(default=False, description="Do not tell whether a user name is taken.")
     auto_join_rooms: Aliases = Field(default=(), description="Aliases of rooms that new users join.")
     autocreate_auto_join_rooms: bool = Field(default=True, description="Make those rooms when they do not exist.")
@@ -192,10 +194,10 @@ class Rooms(Section):
 
     default_version: Text = Field(default=DEFAULT_ROOM_VERSION, description="Version of new rooms.")
     encrypt_by_default: Literal["all", "invite", "off"] = Field(
-        default="off", description="Which new rooms are encrypted."
+        default="off", description='Which new rooms are encrypted; "invite": all but public ones.'
     )
     allow_encryption: bool = Field(
-        default=True, description="Local users may encrypt: turn it on in rooms, and send encrypted events."
+        default=True, description="Local users may encrypt; without it, clients that always do can start no rooms."
     )
     publish_search: bool = Field(default=True, description="Serve the room directory.")
     public_rooms_without_login: bool = Field(default=False, description="The room directory is readable without login.")
@@ -572,6 +574,21 @@ class Config(Section):
         for name, values in sections.items():
             self.__dict__[name] = getattr(self, name).model_copy(update=values)
         return self
+
+
+def changed_keys(old: Config, new: Config) -> list[str]:
+    """Return the keys, such as `rooms.default_version`, whose values differ; but for logging, which is read again."""
+    found: list[str] = []
+    for name in Config.model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if before == after or name == "log":
+            continue
+        if isinstance(before, Section):
+            keys = [key for key in type(before).model_fields if getattr(before, key) != getattr(after, key)]
+            found += [f"{name}.{key}" for key in keys]
+        else:
+            found.append(name)
+    return found
 
 
 def read_config_text(path: Path) -> str:

@@ -684,7 +684,7 @@ def _routes(
 ) -> list[Route]:
     config, server_name = base.config, base.server_name
     has_passwords = config.registration.passwords
-    discovery = client_discovery(config.server)
+    discovery = client_discovery(config.server, allow_encryption=config.rooms.allow_encryption)
 
     async def shares_room(requester: Requester, user_id: UserID) -> bool:
         return await base.store.database.read(lambda tx: share_a_room(tx, requester.user_id, user_id))

@@ -14,11 +14,13 @@ from homeserver.web.request import WebRequest
 from homeserver.web.router import Route
 
 
-def client_discovery(server: Server) -> dict[str, Any] | None:
+def client_discovery(server: Server, *, allow_encryption: bool = True) -> dict[str, Any] | None:
     """Return the discovery information for clients, or None where the server's public address is not configured."""
     if server.public_base_url is None:
         return None
-    return {**server.client_wellknown_extra, "m.homeserver": {"base_url": str(server.public_base_url)}}
+    # COMPAT(element): so that it does not begin rooms with what the server will refuse.
+    extra = {} if allow_encryption else {"io.element.e2ee": {"default": False, "force_disable": True}}
+    return {**extra, **server.client_wellknown_extra, "m.homeserver": {"base_url": str(server.public_base_url)}}
 
 
 def support_contact(server: Server) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
+from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -66,7 +67,7 @@ _CHUNK_OVERHEAD_BYTES: Final = 1 << 14
 _READ_AHEAD_BYTES: Final = 1 << 14
 
 _CORS: Final = b"".join(f"{name}: {value}\r\n".encode("ascii") for name, value in CORS_HEADERS)
-_REASONS: Final = {code: reason for code, reason in http.RESPONSES.items()}
+_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NEVER: Final = float("inf")
 
 

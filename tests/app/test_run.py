@@ -254,6 +254,10 @@ def test_sighup_serves_the_new_certificate_and_keeps_the_old_if_that_is_no_good(
         while (served := _served(port)) == first and time.monotonic() < deadline:
             time.sleep(0.05)
         assert second == served
+        with (tmp_path / "sennit.toml").open("a") as file:
+            file.write('\n[rooms]\ndefault_version = "11"\n')
+        run.process.send_signal(signal.SIGHUP)
+        run.read_until("need a restart: rooms.default_version")
         assert 0 == run.end(signal.SIGTERM)[0]
 
 
