@@ -156,9 +156,7 @@ class Registration(Section):
     guest_access: bool = Field(default=False, description="Guests get an account without a password.")
     bcrypt_rounds: int = Field(default=12, ge=4, le=20, description="Cost of a password hash; one more doubles it.")
     passwords: bool = Field(default=True, description="Password login is offered.")
-    password_policy: PasswordPolicy = Field(
-        default=PasswordPolicy(), description="What a password that a user chooses must look like."
-    )
+    password_policy: PasswordPolicy = Field(default=PasswordPolicy(), description="What users may choose as passwords.")
     hide_names_in_use: bool = Field(default=False, description="Do not tell whether a user name is taken.")
     auto_join_rooms: Aliases = Field(default=(), description="Aliases of rooms that new users join.")
     autocreate_auto_join_rooms: bool = Field(default=True, description="Make those rooms when they do not exist.")
