@@ -88,6 +88,8 @@ class Encryption:
     async def start(self) -> None:
         """Go on with what the last stop interrupted."""
         self.tasks.every("trim to-device transactions", _TRIM_INTERVAL_S, self.to_device.trim)
+        self.tasks.start("sweep key backups", self.key_backups.sweep())
+        self.tasks.every("sweep key backups", _TRIM_INTERVAL_S, self.key_backups.sweep)
         await self.device_lists.start()
         if self.remote is not None:
             self.tasks.start("sweep device lists", self.remote.sweep())

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from homeserver.errors import NotFound
 from homeserver.users.key_backup import KeyBackups, read_room_key, read_rooms, read_sessions
 from homeserver.users.sessions import Requester
 from homeserver.web.request import WebRequest
+from homeserver.web.response import JSON, FileResponse
 from homeserver.web.router import Route, expand_prefixes
 
 from ..auth import Access
@@ -79,19 +79,14 @@ class KeyBackupApi:
             keys = [read_room_key(room_id, session_id, body)]
         return await self._backups.put_keys(requester.user_nid, version, keys)
 
-    async def get_keys(self, request: WebRequest) -> dict[str, Any]:
+    async def get_keys(self, request: WebRequest) -> dict[str, Any] | FileResponse:
         """The keys: of all rooms, of one room, or one."""
         requester: Requester = request.requester
-        room_id, session_id = _where(request)
-        found = await self._backups.get_keys(requester.user_nid, request.require_query("version"), room_id, session_id)
-        if room_id is None:
-            return {"rooms": {each: {"sessions": sessions} for each, sessions in found.items()}}
-        sessions = found.get(room_id, {})
-        if session_id is None:
-            return {"sessions": sessions}
-        if session_id not in sessions:
-            raise NotFound("No room_keys found")
-        return sessions[session_id]
+        version, (room_id, session_id) = request.require_query("version"), _where(request)
+        if room_id is not None and session_id is not None:
+            return await self._backups.get_key(requester.user_nid, version, room_id, session_id)
+        found = await self._backups.get_keys(requester.user_nid, version, room_id)
+        return FileResponse(found.file, found.length, JSON)  # type: ignore[arg-type]
 
     async def delete_keys(self, request: WebRequest) -> dict[str, Any]:
         """Delete keys."""
