@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
 from twisted.names import dns
 from twisted.names.common import ResolverBase
 from twisted.names.server import DNSServerFactory
@@ -39,9 +40,16 @@ async def names() -> AsyncIterator[SystemNames]:
     """Look-ups that ask a name server of the test."""
     factory = DNSServerFactory(clients=[_Zone()])
     protocol = dns.DNSDatagramProtocol(factory)
-    datagrams = reactor.listenUDP(0, protocol, interface="127.0.0.1")  # type: ignore[attr-defined]
-    number = datagrams.getHost().port
-    streams = reactor.listenTCP(number, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    while True:
+        datagrams = reactor.listenUDP(0, protocol, interface="127.0.0.1")  # type: ignore[attr-defined]
+        number = datagrams.getHost().port
+        try:
+            streams = reactor.listenTCP(number, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        except CannotListenError:
+            # Somebody has that port for streams.
+            await datagrams.stopListening()
+            continue
+        break
     yield SystemNames(reactor, name_servers=[("127.0.0.1", number)])
     await datagrams.stopListening()
     await streams.stopListening()

