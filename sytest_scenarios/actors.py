@@ -1,0 +1,505 @@
+"""Who acts in a story: `User`, one person at one device; `Server`, where they live; `Room`, where they meet.
+
+The verbs of a `User` are what a person does with a client. Each asks the server as the client-server API says, fails
+with a sentence if that does not succeed, and puts a line into the report. For what has no verb:
+
+    await alice.get("/account/whoami")                          the JSON object of a success; `Refused` otherwise
+    await alice.put(room.path("tags"), {…}, server="x")         behind /_matrix/client/v3; keywords: the query
+    await alice.request("GET", "/_matrix/client/v1/…")          an `Answer` of any status
+    await bob.until("the topic to be told", lambda view: view.room(room).content("m.room.topic"))
+
+`until` syncs until the look at the `View` is true, and returns what it gave.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+
+from .clock import REACTOR
+from .expect import Failed, shown
+from .http import Answer, Web, path_of, url_of
+from .journal import Journal, Step
+from .view import View
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .stream import Stream
+
+T = TypeVar("T")
+
+JsonObject = dict[str, Any]
+CLIENT: Final = "/_matrix/client/v3"
+WAIT_S: Final = 10.0
+LONG_POLL_S: Final = 5.0
+# A server that asks for more patience than this has refused.
+LONGEST_RATE_LIMIT_S: Final = 10.0
+_TRANSACTIONS: Final = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room, by its ID."""
+
+    id: str
+
+    def path(self, *parts: str) -> str:
+        """Return the path of something of this room: `room.path("state", "m.room.topic", "")`."""
+        return path_of("rooms", self.id, *parts)
+
+    def __str__(self) -> str:
+        """Return the room ID."""
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server, as one story sees it."""
+
+    host: Host
+    journal: Journal
+
+    @property
+    def name(self) -> str:
+        """The server name, known after the first user was made."""
+        return self.host.server_name
+
+    @property
+    def url(self) -> str:
+        """The base of the client-server API."""
+        return self.host.url
+
+    async def request(self, method: str, path: str, body: Any = None, *, who: str = "Somebody", **how: Any) -> Answer:
+        """Ask without being anybody, and return the answer; the keywords are those of `ask`."""
+        return await ask(self.host.web, self.journal, who, self.url, method, path, body, **how)
+
+    async def get(self, path: str, **query: Any) -> JsonObject:
+        """Return the JSON object that anybody gets."""
+        return (await self.request("GET", path, query=query)).good()
+
+    async def kill(self) -> None:
+        """Kill it (kill -9). The story must need OWN_SERVER."""
+        self.journal.add(Step(f"{self.name} is killed", time.time()))
+        await self.host.kill()
+
+    async def stop(self) -> None:
+        """Stop it as an operator does. The story must need OWN_SERVER."""
+        self.journal.add(Step(f"{self.name} is stopped", time.time()))
+        await self.host.stop()
+
+    async def start(self) -> None:
+        """Start it again after `kill` or `stop`, with what it has stored."""
+        self.journal.add(Step(f"{self.name} is started", time.time()))
+        await self.host.start()
+
+
+@dataclass(slots=True)
+class User:
+    """A person at a device that is logged in."""
+
+    name: str
+    server: Server
+    user_id: str
+    password: str
+    token: str
+    device_id: str
+    view: View = field(default_factory=View)
+    refresh_token: str | None = None
+
+    @property
+    def localpart(self) -> str:
+        """The user ID without the server."""
+        return self.user_id[1:].partition(":")[0]
+
+    def __str__(self) -> str:
+        """Return the name by which the story knows them."""
+        return self.name
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
+    ) -> Answer:
+        """Ask as this user and return the answer, whatever it is. A `body` of bytes goes as it is, all else as JSON."""
+        return await ask(
+            self.server.host.web,
+            self.server.journal,
+            self.name,
+            self.server.url,
+            method,
+            path,
+            body,
+            query=query,
+            headers={"Authorization": f"Bearer {self.token}", **(headers or {})},
+            patience_s=patience_s,
+        )
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None
+    ) -> JsonObject:
+        """Ask and return the JSON object of the success, waiting out a rate limit; Refused if it is refused."""
+        while True:
+            answer = await self.request(method, path, body, query=query)
+            if answer.status != 429:
+                return answer.good()
+            wait_ms = answer.json.get("retry_after_ms") if isinstance(answer.json, dict) else None
+            if not isinstance(wait_ms, int) or not 0 <= wait_ms <= LONGEST_RATE_LIMIT_S * 1000:
+                return answer.good()
+            await sleep(wait_ms / 1000 + 0.01)
+
+    async def get(self, path: str, **query: Any) -> JsonObject:
+        """GET."""
+        return await self.call("GET", path, query=query)
+
+    async def put(self, path: str, body: Any, **query: Any) -> JsonObject:
+        """PUT."""
+        return await self.call("PUT", path, body, query=query)
+
+    async def post(self, path: str, body: Any = None, **query: Any) -> JsonObject:
+        """POST; without a body, an empty object."""
+        return await self.call("POST", path, {} if body is None else body, query=query)
+
+    async def delete(self, path: str, body: Any = None, **query: Any) -> JsonObject:
+        """DELETE."""
+        return await self.call("DELETE", path, body, query=query)
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    async def log_in(self, name: str | None = None, *, device_id: str | None = None, **more: Any) -> User:
+        """Log in once more, with the password, and return this person at the new device."""
+        shown_name = name or f"{self.name} (again)"
+        self._does(f"logs in as {shown_name}")
+        body = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": self.localpart},
+            "password": self.password,
+            **({} if device_id is None else {"device_id": device_id}),
+            **more,
+        }
+        found = (await self.server.request("POST", "/login", body, who=shown_name)).good()
+        return User(
+            shown_name,
+            self.server,
+            text(found, "user_id"),
+            self.password,
+            text(found, "access_token"),
+            text(found, "device_id"),
+            refresh_token=found.get("refresh_token"),
+        )
+
+    async def log_out(self) -> None:
+        """End this session."""
+        self._does("logs out")
+        await self.post("/logout")
+
+    # -- rooms -------------------------------------------------------------------------------------------------------
+
+    async def create_room(self, *, invite: Iterable[User | str] = (), **settings: Any) -> Room:
+        """Make a room; the settings are those of `POST /createRoom` (preset, name, topic, initial_state, …)."""
+        self._does("makes a room")
+        body = {**settings, "invite": [_id(each) for each in invite]}
+        return Room(text(await self.post("/createRoom", body), "room_id"))
+
+    async def create_room_with(self, *others: User, **settings: Any) -> Room:
+        """Make a room, invite the others, and have them join."""
+        room = await self.create_room(invite=others, **settings)
+        for each in others:
+            await each.join(room, via=self.server)
+        return room
+
+    async def join(self, room: Room | str, *, via: Server | None = None) -> Room:
+        """Join a room by its object, ID or alias; from another server, through `via`."""
+        self._does(f"joins {room}")
+        far = via is not None and via.host is not self.server.host
+        query = {"via": via.name, "server_name": via.name} if via is not None and far else {}
+        return Room(text(await self.post(path_of("join", str(room)), **query), "room_id"))
+
+    async def leave(self, room: Room) -> None:
+        """Leave, or decline an invite."""
+        self._does(f"leaves {room}")
+        await self.post(room.path("leave"))
+
+    async def invite(self, room: Room, other: User | str, *, reason: str | None = None) -> None:
+        """Invite."""
+        await self._about("invite", room, other, reason)
+
+    async def kick(self, room: Room, other: User | str, *, reason: str | None = None) -> None:
+        """Kick, or take back an invite."""
+        await self._about("kick", room, other, reason)
+
+    async def ban(self, room: Room, other: User | str, *, reason: str | None = None) -> None:
+        """Ban."""
+        await self._about("ban", room, other, reason)
+
+    async def unban(self, room: Room, other: User | str, *, reason: str | None = None) -> None:
+        """Unban."""
+        await self._about("unban", room, other, reason)
+
+    async def members(self, room: Room) -> dict[str, str]:
+        """Return the membership of everybody who ever was in the room, by user ID, as the server tells it now."""
+        found = (await self.get(room.path("members"))).get("chunk")
+        return {text(each, "state_key"): text(each.get("content", {}), "membership") for each in objects(found)}
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    async def say(self, room: Room, words: str, **content: Any) -> str:
+        """Say something in the room; returns the event ID. More members of the content by keyword."""
+        self._does(f"says {shown(words)}")
+        return await self._send(room, "m.room.message", {"msgtype": "m.text", "body": words, **content})
+
+    async def send(
+        self, room: Room, event_type: str, content: Mapping[str, Any], *, transaction_id: str | None = None
+    ) -> str:
+        """Send an event and return its ID."""
+        self._does(f"sends {event_type}")
+        return await self._send(room, event_type, content, transaction_id)
+
+    async def redact(self, room: Room, event_id: str, *, reason: str | None = None) -> str:
+        """Redact an event; returns the ID of the redaction."""
+        self._does("redacts an event")
+        body = {} if reason is None else {"reason": reason}
+        return text(await self.put(room.path("redact", event_id, _transaction()), body), "event_id")
+
+    async def react(self, room: Room, event_id: str, key: str) -> str:
+        """React to an event with an emoji; returns the ID of the reaction."""
+        self._does(f"reacts with {key}")
+        relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
+        return await self._send(room, "m.reaction", {"m.relates_to": relation})
+
+    async def set_state(self, room: Room, event_type: str, content: Mapping[str, Any], state_key: str = "") -> str:
+        """Set state of the room and return the event ID."""
+        self._does(f"sets {event_type}")
+        return text(await self.put(room.path("state", event_type, state_key), dict(content)), "event_id")
+
+    async def state(self, room: Room, event_type: str, state_key: str = "") -> JsonObject:
+        """Return the content of a state event, as the server tells it now."""
+        return await self.get(room.path("state", event_type, state_key))
+
+    async def event(self, room: Room, event_id: str) -> JsonObject:
+        """Return an event."""
+        return await self.get(room.path("event", event_id))
+
+    async def history(self, room: Room, *, limit: int = 100, **query: Any) -> list[JsonObject]:
+        """Return the newest events of the room, oldest first."""
+        found = await self.get(room.path("messages"), dir="b", limit=limit, **query)
+        return objects(found.get("chunk"))[::-1]
+
+    async def texts(self, room: Room) -> list[str]:
+        """Return what was said in the room, oldest first, as the server's history tells it."""
+        found = await self.history(room)
+        return [each["content"]["body"] for each in found if "body" in each.get("content", {})]
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def read(self, room: Room, event_id: str, *, kind: str = "m.read", **body: Any) -> None:
+        """Send a receipt: everything up to this event is read."""
+        self._does("reads up to an event")
+        await self.post(room.path("receipt", kind, event_id), body)
+
+    async def type(self, room: Room, *, typing: bool = True, for_ms: int = 30_000) -> None:
+        """Begin or stop typing."""
+        self._does("types" if typing else "stops typing")
+        body = {"typing": typing, **({"timeout": for_ms} if typing else {})}
+        await self.put(room.path("typing", self.user_id), body)
+
+    async def sync(self, *, timeout_ms: int = 0, since: str | None = None, **query: Any) -> JsonObject:
+        """Ask /sync once and return what it says, without taking it in; from the beginning unless `since` is said."""
+        answer = await self.request(
+            "GET",
+            "/sync",
+            query={"timeout": timeout_ms, "since": since, **query},
+            patience_s=timeout_ms / 1000 + self.server.host.web.patience_s,
+        )
+        return answer.good()
+
+    async def catch_up(self, *, wait_ms: int = 0, **query: Any) -> View:
+        """Sync once from where the last one ended, take it in, and return the view."""
+        self.view.merge(await self.sync(timeout_ms=wait_ms, since=self.view.since, **query))
+        return self.view
+
+    async def until(self, expected: str, look: Callable[[View], T], *, within_s: float = WAIT_S, **query: Any) -> T:
+        """Sync until `look` finds in the view what is wanted (a true value), and return that.
+
+        `expected` ends the sentence "expected …" if it does not come. A LookupError in `look` is "not yet".
+        """
+        self._does(f"waits for {expected}")
+        deadline = time.monotonic() + within_s
+        if self.view.since is None:
+            await self.catch_up(**query)
+        while True:
+            try:
+                found = look(self.view)
+            except LookupError:
+                found = None
+            if found:
+                return found
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise Failed(f"{expected} (as {self.name} sees it, within {within_s:g} s)", self.view.sight())
+            before, began = self.view.since, time.monotonic()
+            await self.catch_up(wait_ms=int(min(left_s, LONG_POLL_S) * 1000), **query)
+            if self.view.since == before and time.monotonic() - began < 0.05:
+                await sleep(0.1)
+
+    async def sees(self, room: Room, event_id: str, *, within_s: float = WAIT_S) -> JsonObject:
+        """Sync until an event is in the room's timeline, and return it."""
+        return await self.until(
+            f"the event {event_id} in the timeline",
+            lambda view: view.room(room).event(event_id) or {},
+            within_s=within_s,
+        )
+
+    def stream(self, **parameters: Any) -> Stream:
+        """Return the WebSocket of docs/stream.md, to be opened with `async with`; parameters as of /sync."""
+        from .stream import Stream
+
+        return Stream(self, parameters)
+
+    # -- the person --------------------------------------------------------------------------------------------------
+
+    async def set_profile(self, key: str, value: Any) -> None:
+        """Set a field of the profile: displayname, avatar_url, …"""
+        self._does(f"sets {key} to {shown(value)}")
+        await self.put(path_of("profile", self.user_id, key), {key: value})
+
+    async def profile(self, other: User) -> JsonObject:
+        """Return somebody's profile."""
+        return await self.get(path_of("profile", other.user_id))
+
+    async def set_account_data(self, event_type: str, content: Mapping[str, Any], *, room: Room | None = None) -> None:
+        """Keep something on the server, for oneself; for a room if one is said."""
+        self._does(f"keeps {event_type}")
+        await self.put(self._account_data(event_type, room), dict(content))
+
+    async def account_data(self, event_type: str, *, room: Room | None = None) -> JsonObject:
+        """Return what was kept."""
+        return await self.get(self._account_data(event_type, room))
+
+    # -- media -------------------------------------------------------------------------------------------------------
+
+    async def upload(self, content: bytes, content_type: str, *, filename: str | None = None) -> str:
+        """Upload a file and return its mxc: URI."""
+        self._does(f"uploads {len(content)} bytes of {content_type}")
+        answer = await self.request(
+            "POST",
+            "/_matrix/media/v3/upload",
+            content,
+            query={"filename": filename},
+            headers={"Content-Type": content_type},
+        )
+        return text(answer.good(), "content_uri")
+
+    async def download(self, uri: str, *more: str, **query: Any) -> Answer:
+        """Download a file of an mxc: URI; Refused unless that succeeds."""
+        path = f"/_matrix/client/v1/media/download{path_of(*media_parts(uri), *more)}"
+        answer = await self.request("GET", path, query=query)
+        if answer.status != 200:
+            answer.good()
+        return answer
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _does(self, what: str) -> None:
+        self.server.journal.add(Step(f"{self.name} {what}", time.time()))
+
+    async def _send(
+        self, room: Room, event_type: str, content: Mapping[str, Any], transaction_id: str | None = None
+    ) -> str:
+        path = room.path("send", event_type, transaction_id or _transaction())
+        return text(await self.put(path, dict(content)), "event_id")
+
+    async def _about(self, verb: str, room: Room, other: User | str, reason: str | None) -> None:
+        self._does(f"{verb}s {other}")
+        more = {} if reason is None else {"reason": reason}
+        await self.post(room.path(verb), {"user_id": _id(other), **more})
+
+    def _account_data(self, event_type: str, room: Room | None) -> str:
+        of_room = [] if room is None else ["rooms", room.id]
+        return path_of("user", self.user_id, *of_room, "account_data", event_type)
+
+
+async def ask(
+    web: Web,
+    journal: Journal,
+    who: str,
+    base: str,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    query: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    patience_s: float | None = None,
+) -> Answer:
+    """Ask a server; a path that does not begin with /_ or /.well-known is one of the client-server API, version 3."""
+    full = path if path.startswith(("/_", "/.well-known")) else f"{CLIENT}{path}"
+    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    kind = {} if content is None else {"Content-Type": "application/json"}
+    return await web.request(
+        journal,
+        who,
+        method,
+        url_of(base, full, query or {}),
+        body=content,
+        headers={**kind, **(headers or {})},
+        patience_s=patience_s,
+    )
+
+
+async def sleep(seconds: float) -> None:
+    """Let time pass."""
+    await deferLater(REACTOR, seconds)
+
+
+async def together(*doing: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Do things at once; return what they gave, in order. The first failure is raised when all have ended."""
+    ended = await DeferredList([Deferred.fromCoroutine(each) for each in doing], consumeErrors=True)
+    for succeeded, result in ended:
+        if not succeeded:
+            result.raiseException()
+    return [result for _, result in ended]
+
+
+def text(found: Mapping[str, Any], key: str) -> str:
+    """Return a text of an answer; Failed if it is not there."""
+    value = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(value, str) or not value:
+        raise Failed(f"{key}, a text, in the answer", shown(found))
+    return value
+
+
+def objects(found: Any) -> list[JsonObject]:
+    """Return a list of objects of an answer; Failed if it is none."""
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise Failed("a list of objects in the answer", shown(found))
+    return found
+
+
+def media_parts(uri: str) -> list[str]:
+    """Return the server name and the media ID of an mxc: URI."""
+    parts = uri.removeprefix("mxc://").split("/")
+    if not uri.startswith("mxc://") or len(parts) != 2 or not all(parts):
+        raise Failed("an mxc: URI", shown(uri))
+    return parts
+
+
+def _id(user: User | str) -> str:
+    return user if isinstance(user, str) else user.user_id
+
+
+def _transaction() -> str:
+    return f"s{next(_TRANSACTIONS)}.{time.time_ns()}"

@@ -1,0 +1,164 @@
+"""The command `sennit-scenarios`.
+
+Exit status: 0 if no story failed; 1 if one did (with `--strict`, also if one passed unexpectedly); 2 if there was
+nothing to judge: wrong arguments, a server that does not start or is no homeserver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from .clock import REACTOR
+from .expect import Failed
+from .http import PATIENCE_S, Web
+from .launching import SERVERS, CannotStart, Description
+from .reports import Report
+from .reports.html import write_html
+from .reports.junit import write_junit
+from .reports.tap import write_tap
+from .reports.terminal import Terminal
+from .runner import JOBS, Outcome, Result, Settings, tell_all
+from .story import Story, all_stories, select
+from .world import StartedWorld, UrlWorld, World
+
+NOTHING_JUDGED: Final = 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    arguments = _parser().parse_args(argv)
+    stories = select(all_stories(), words=arguments.k or "", areas=arguments.area, tags=arguments.tag)
+    if arguments.list:
+        _list(stories)
+        return
+    if not stories:
+        sys.exit("sennit-scenarios: no story is called so; --list tells them all")
+    react(lambda _: Deferred.fromCoroutine(run(arguments, stories)), ())
+
+
+async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
+    """Tell the stories as the arguments say, write the reports, and exit."""
+    folder = Path(tempfile.mkdtemp(prefix="scenarios-"))
+    world: World | None = None
+    status = NOTHING_JUDGED
+    try:
+        world = _world(arguments, folder)
+        trigger = REACTOR.addSystemEventTrigger("before", "shutdown", world.kill_all)
+        status = await _judge(arguments, stories, world)
+        REACTOR.removeSystemEventTrigger(trigger)
+    except (CannotStart, OSError) as error:
+        print(f"sennit-scenarios: {error}", file=sys.stderr)
+    finally:
+        if world is not None:
+            try:
+                await world.close()
+            except CannotStart as error:
+                print(f"sennit-scenarios: {error}", file=sys.stderr)
+        if arguments.keep:
+            print(f"The folders of the servers: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    raise SystemExit(status)
+
+
+async def _judge(arguments: argparse.Namespace, stories: list[Story], world: World) -> int:
+    seed = arguments.seed or secrets.token_hex(4)
+    began = time.monotonic()
+    try:
+        await world.open()
+    except Failed as failure:
+        # The reports say so too: whoever reads them alone must not take it for a success.
+        results = [Result(story, Outcome.FAILED, str(failure)) for story in stories]
+        print(f"sennit-scenarios: {failure}", file=sys.stderr)
+        _write(arguments, Report(world.title, seed, results, time.monotonic() - began))
+        return NOTHING_JUDGED
+    terminal = Terminal(sys.stdout, len(stories) * arguments.repeat, verbose=arguments.verbose)
+    terminal.begin(world.title, seed)
+    settings = Settings(
+        jobs=arguments.jobs,
+        seed=seed,
+        flaky=arguments.flaky,
+        repeat=arguments.repeat,
+        scale=arguments.scale,
+        time_factor=arguments.time_factor,
+    )
+    results = await tell_all(stories, world, settings, terminal.result)
+    report = Report(world.title, seed, results, time.monotonic() - began)
+    terminal.end(report)
+    _write(arguments, report)
+    bad = {Outcome.FAILED, Outcome.UNEXPECTED} if arguments.strict else {Outcome.FAILED}
+    return int(any(each.outcome in bad for each in results))
+
+
+def _world(arguments: argparse.Namespace, folder: Path) -> World:
+    if arguments.url:
+        return UrlWorld(
+            arguments.url,
+            web=Web(ca_file=arguments.ca_file, patience_s=arguments.patience),
+            admin_secret=arguments.admin_secret,
+            registration_token=arguments.registration_token,
+            implementation=arguments.implementation,
+        )
+    return StartedWorld(Description.read(arguments.start), folder, patience_s=arguments.patience)
+
+
+def _write(arguments: argparse.Namespace, report: Report) -> None:
+    for path, write in ((arguments.tap, write_tap), (arguments.junit, write_junit), (arguments.html, write_html)):
+        if path == "-":
+            write(report, sys.stdout)
+        elif path:
+            with open(path, "w", encoding="utf-8") as file:
+                write(report, file)
+
+
+def _list(stories: Sequence[Story]) -> None:
+    for each in stories:
+        tags = f" [{', '.join(sorted(each.tags))}]" if each.tags else ""
+        later = f" (expected to fail: {each.expected_to_fail})" if each.expected_to_fail else ""
+        print(f"{each.name}{tags}\n    {each.title}{later}\n    shows {each.shows}")
+    print(f"{len(stories)} stories")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sennit-scenarios",
+        description="Tell stories to a Matrix homeserver and judge what it makes of them. "
+        "Without --url, a homeserver is started for it: Sennit on SQLite.",
+    )
+    add: Any = parser.add_argument
+    included = ", ".join(sorted(each.stem for each in SERVERS.glob("*.toml")))
+    add("--url", action="append", help="a homeserver that runs; several times: servers in federation with each other")
+    add("--admin-secret", help="its shared secret for making accounts (else registration must be open)")
+    add("--registration-token", help="a token that it wants for making accounts")
+    add("--implementation", default="", help="which one it is, if it does not say so itself")
+    add("--ca-file", help="a PEM file of the authority that signed its certificate")
+    add("--start", default="sennit-sqlite", help=f"how to start one: a TOML file, or one of {included}")
+    add("-k", metavar="WORDS", help="only stories with all these words in name or title")
+    add("--area", action="append", default=[], help="only stories of this area; may be said several times")
+    add("--tag", action="append", default=[], help="only stories with this tag; may be said several times")
+    add("--list", action="store_true", help="tell which stories there are, and end")
+    add("--jobs", type=int, default=JOBS, help="stories told at once (%(default)s)")
+    add("--seed", help="repeats the order and the choices of another run")
+    add("--flaky", type=int, default=0, metavar="N", help="tell a story that failed up to N times more")
+    add("--repeat", type=int, default=1, metavar="N", help="tell every story N times")
+    add("--scale", type=float, default=1.0, help="multiplies the numbers of users and messages where there are many")
+    add("--patience", type=float, default=PATIENCE_S, help="seconds to wait for one answer (%(default)s)")
+    add("--time-factor", type=float, default=1.0, help="multiplies the time limits of the stories, for slow machines")
+    add("--strict", action="store_true", help="passing unexpectedly is a failure, too")
+    add("--tap", metavar="FILE", help="write TAP; - is the standard output")
+    add("--junit", metavar="FILE", help="write JUnit XML")
+    add("--html", metavar="FILE", help="write a page with steps, requests and answers of what failed")
+    add("--keep", action="store_true", help="keep the folders of the servers that were started")
+    add("-v", "--verbose", action="store_true", help="tell steps and requests of failures on the terminal too")
+    return parser

@@ -1,0 +1,66 @@
+"""What a homeserver can do, found by asking it: `/versions`, the login flows, the capabilities, or by trying.
+
+A probe returns None if the feature is there, else why not; that is the reason of the skip. To add one: a function with
+`@probe("its name")`, and stories `needs=feature("its name")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .host import Host
+
+Probe = Callable[["Host"], Awaitable[str | None]]
+FEATURES: Final[dict[str, Probe]] = {}
+
+
+def probe(name: str) -> Callable[[Probe], Probe]:
+    """Make a function the probe of a feature."""
+
+    def add(function: Probe) -> Probe:
+        FEATURES[name] = function
+        return function
+
+    return add
+
+
+@probe("stream")
+async def _stream(host: Host) -> str | None:
+    """The WebSocket of docs/stream.md."""
+    if host.unstable_features.get("org.sennit.stream"):
+        return None
+    return "the server has no stream (org.sennit.stream is not in /versions)"
+
+
+@probe("password login")
+async def _password_login(host: Host) -> str | None:
+    return await _login_flow(host, "m.login.password")
+
+
+@probe("jwt")
+async def _jwt(host: Host) -> str | None:
+    return await _login_flow(host, "org.matrix.login.jwt")
+
+
+@probe("open registration")
+async def _open_registration(host: Host) -> str | None:
+    """Anybody may make an account, with no more than the dummy stage."""
+    answer = await host.ask("POST", "/register", {})
+    flows = answer.json.get("flows") if answer.status == 401 and isinstance(answer.json, dict) else None
+    if any(each.get("stages") == ["m.login.dummy"] for each in flows or []):
+        return None
+    return f"registration is not open to everybody ({answer.status})"
+
+
+@probe("guests")
+async def _guests(host: Host) -> str | None:
+    answer = await host.ask("POST", "/register", {}, query={"kind": "guest"})
+    return None if answer.status == 200 else f"guests have no access ({answer.status} {answer.errcode or ''})"
+
+
+async def _login_flow(host: Host, wanted: str) -> str | None:
+    found: Any = (await host.ask("GET", "/login")).good().get("flows") or []
+    kinds = [each.get("type") for each in found if isinstance(each, dict)]
+    return None if wanted in kinds else f"no login by {wanted} (only {', '.join(map(str, kinds)) or 'none'})"

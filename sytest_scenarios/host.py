@@ -1,0 +1,183 @@
+"""A homeserver that is judged: where it is, what it says of itself, how accounts are made, and its process.
+
+Accounts are made by the shared secret of the server if we know it (`POST /_synapse/admin/v1/register`, which Sennit
+serves too), else by `POST /register` with the stages that need nobody: dummy, terms, and a registration token if we
+were given one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Mapping
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from twisted.internet.defer import DeferredLock
+
+from .actors import LONGEST_RATE_LIMIT_S, Server, User, ask, sleep, text
+from .expect import Failed, shown
+from .features import FEATURES
+from .http import Answer, Web
+from .journal import Journal
+
+if TYPE_CHECKING:
+    from .launching import Process
+
+SHARED_SECRET_PATH: Final = "/_synapse/admin/v1/register"
+_NUMBERS: Final = count(1)
+
+
+class Owned(Protocol):
+    """A process that the suite has started."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def kill(self) -> None: ...
+
+
+class Host:
+    """One homeserver of a run, common to all stories."""
+
+    def __init__(
+        self,
+        url: str,
+        web: Web,
+        *,
+        admin_secret: str | None = None,
+        registration_token: str | None = None,
+        process: Process | None = None,
+        implementation: str = "",
+        database: str | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.web = web
+        self.admin_secret = admin_secret
+        self.registration_token = registration_token
+        self.process = process
+        self.implementation = implementation
+        self.database = database
+        self.server_name = ""
+        self.version = ""
+        self.versions: list[str] = []
+        self.unstable_features: Mapping[str, Any] = {}
+        self.journal = Journal()
+        # Names differ from those of earlier runs against the same server.
+        self._run = secrets.token_hex(3)
+        self._missing: dict[str, str | None] = {}
+        self._probing = DeferredLock()
+
+    async def look(self) -> None:
+        """Ask what it is; Failed if it is no homeserver."""
+        answer = await self.ask("GET", "/_matrix/client/versions", patience_s=10)
+        try:
+            found = answer.good()
+            versions = found.get("versions")
+            if not isinstance(versions, list) or not all(isinstance(each, str) for each in versions):
+                raise Failed("a list of versions", shown(found))
+        except Failed as failure:
+            raise Failed(f"a Matrix homeserver at {self.url}", f"at /_matrix/client/versions {failure.came}") from None
+        self.versions = versions
+        unstable = found.get("unstable_features")
+        self.unstable_features = unstable if isinstance(unstable, dict) else {}
+        try:
+            about = (await self.ask("GET", "/_matrix/federation/v1/version", patience_s=5)).good().get("server", {})
+            self.version = f"{about.get('name', '')} {about.get('version', '')}".strip()
+            self.implementation = self.implementation or str(about.get("name", "")).casefold()
+        except (Failed, AttributeError):
+            pass  # it has no federation on this port, and need not say
+
+    async def ask(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
+        """Ask it something outside of any story."""
+        return await ask(self.web, Journal(), "the suite", self.url, method, path, body, **how)
+
+    async def missing(self, feature: str) -> str | None:
+        """Return why a feature is not there; None if it is. It is probed once."""
+        await self._probing.acquire()
+        try:
+            if feature not in self._missing:
+                try:
+                    self._missing[feature] = await FEATURES[feature](self)
+                except Failed as failure:
+                    self._missing[feature] = f"could not be probed: {failure}"
+            return self._missing[feature]
+        finally:
+            self._probing.release()
+
+    async def new_user(self, server: Server, name: str) -> User:
+        """Make an account for a story, whose name begins with `name`, and log in."""
+        localpart = f"{name.lower()}-{self._run}{next(_NUMBERS)}"
+        password = secrets.token_urlsafe(12)
+        if self.admin_secret:
+            found = await self._by_secret(server, name, localpart, password)
+        else:
+            found = await self._by_registration(server, name, localpart, password)
+        user_id = text(found, "user_id")
+        self.server_name = self.server_name or user_id.partition(":")[2]
+        return User(name, server, user_id, password, text(found, "access_token"), text(found, "device_id"))
+
+    async def start(self) -> None:
+        """Start the process again."""
+        await self._owned().start()
+
+    async def stop(self) -> None:
+        """Stop the process as an operator does."""
+        await self._owned().stop()
+
+    async def kill(self) -> None:
+        """Kill the process."""
+        await self._owned().kill()
+
+    def _owned(self) -> Owned:
+        if self.process is None:
+            raise RuntimeError("the story stops a server that is not its own: it must need OWN_SERVER")
+        return self.process
+
+    async def _by_secret(self, server: Server, name: str, localpart: str, password: str) -> dict[str, Any]:
+        nonce = text((await server.request("GET", SHARED_SECRET_PATH, who=name)).good(), "nonce")
+        assert self.admin_secret is not None
+        said = "\0".join((nonce, localpart, password, "notadmin"))
+        mac = hmac.new(self.admin_secret.encode(), said.encode(), hashlib.sha1).hexdigest()
+        body = {"nonce": nonce, "username": localpart, "password": password, "admin": False, "mac": mac}
+        return (await _patiently(server, SHARED_SECRET_PATH, body, name)).good()
+
+    async def _by_registration(self, server: Server, name: str, localpart: str, password: str) -> dict[str, Any]:
+        body: dict[str, Any] = {"username": localpart, "password": password, "auth": {"type": "m.login.dummy"}}
+        answer = await _patiently(server, "/register", body, name)
+        for _ in range(4):
+            if answer.status != 401:
+                break
+            body["auth"] = self._next_stage(answer)
+            answer = await _patiently(server, "/register", body, name)
+        return answer.good()
+
+    def _next_stage(self, answer: Answer) -> dict[str, Any]:
+        """Return what answers the next stage of user-interactive authentication; Failed if we have nothing for it."""
+        ours: dict[str, dict[str, Any]] = {"m.login.dummy": {}, "m.login.terms": {}}
+        if self.registration_token:
+            ours["m.login.registration_token"] = {"token": self.registration_token}
+        found = answer.json if isinstance(answer.json, dict) else {}
+        done = set(found.get("completed") or [])
+        for flow in found.get("flows") or []:
+            stages = flow.get("stages") if isinstance(flow, dict) else None
+            left = [each for each in stages or [] if each not in done]
+            if left and all(each in ours for each in left):
+                return {"type": left[0], "session": found.get("session"), **ours[left[0]]}
+        raise Failed(
+            "a way to make an account (open registration, --registration-token or --admin-secret)",
+            shown(json.loads(answer.body) if found else answer.body.decode("utf-8", "replace")),
+        )
+
+
+async def _patiently(server: Server, path: str, body: Any, name: str) -> Answer:
+    """POST, and wait where the server wants fewer accounts a second."""
+    while True:
+        answer = await server.request("POST", path, body, who=name)
+        if answer.status != 429:
+            return answer
+        wait_ms = answer.json.get("retry_after_ms") if isinstance(answer.json, dict) else None
+        if not isinstance(wait_ms, int) or not 0 <= wait_ms <= LONGEST_RATE_LIMIT_S * 1000:
+            return answer
+        await sleep(wait_ms / 1000 + 0.01)

@@ -1,0 +1,182 @@
+"""Requests that always end, whatever the other side does: with an answer, or with a sentence about what came.
+
+No redirect is followed, no answer is longer than is told, nothing takes longer than is told, and what is no HTTP is
+said to be none. Requests and answers go into the journal of the story.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from treq.client import HTTPClient
+from twisted.internet import defer, error
+from twisted.internet.defer import Deferred
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseFailed
+
+from .clock import REACTOR
+from .expect import Failed, Refused, shown
+from .journal import Exchange, Journal, cut
+
+PATIENCE_S: Final = 20.0
+LARGEST_ANSWER_BYTES: Final = 32 * 1024 * 1024
+# Shorter than servers keep a silent connection: a request is not sent into one that is just being closed.
+IDLE_CONNECTION_S: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with its body, of whatever status."""
+
+    request: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The JSON in it; Failed if it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise Failed(f"JSON in the answer to {self.request}", f"{self.status} with {self._sight()}") from None
+
+    @property
+    def errcode(self) -> str | None:
+        """The errcode, if it is an error as Matrix has them."""
+        try:
+            found = json.loads(self.body).get("errcode")
+        except (ValueError, AttributeError, RecursionError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def good(self) -> dict[str, Any]:
+        """Return the JSON object of a success; Refused or Failed otherwise."""
+        wanted = f"{self.request} to succeed"
+        if 300 <= self.status < 400:
+            raise Failed(wanted, f"a redirect ({self.status}) to {shown(self.headers.get('location', 'nowhere'))}")
+        if self.status != 200:
+            errcode = self.errcode
+            came = f"{self.status} {self._sight()}"
+            if errcode is None:
+                # An error that is no error of Matrix is no refusal that a story may expect.
+                raise Refused(wanted, came, status=self.status, errcode=None, body=None)
+            raise Refused(wanted, came, status=self.status, errcode=errcode, body=self.json)
+        found = self.json
+        if not isinstance(found, dict):
+            raise Failed(f"a JSON object in the answer to {self.request}", self._sight())
+        return found
+
+    def _sight(self) -> str:
+        return shown(cut(self.body)) if self.errcode is None else cut(self.body)[:600]
+
+
+class Web:
+    """The HTTP client of a run: it keeps connections, and trusts the given authority beside those of the system."""
+
+    def __init__(self, *, ca_file: str | None = None, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
+        self.pool = HTTPConnectionPool(REACTOR)
+        self.pool.maxPersistentPerHost = 64
+        self.pool.cachedConnectionTimeout = IDLE_CONNECTION_S
+        self._trust = BrowserLikePolicyForHTTPS()
+        if ca_file is not None:
+            with open(ca_file, "rb") as file:
+                self._trust = BrowserLikePolicyForHTTPS(trustRootFromCertificates([Certificate.loadPEM(file.read())]))
+        self._client = HTTPClient(Agent(REACTOR, self._trust, connectTimeout=5.0, pool=self.pool))
+
+    async def request(
+        self,
+        journal: Journal,
+        who: str,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
+    ) -> Answer:
+        """Ask, and return the answer; Failed if none comes in time or it is no HTTP."""
+        asked = "" if body is None else cut(body)
+        exchange = Exchange(who, method, url, asked, time.time())
+        journal.add(exchange)
+        journal.under_way.append(exchange)
+        began = time.monotonic()
+        limit = self.patience_s if patience_s is None else patience_s
+        name = f"{method} {_path(url)} ({who})"
+        try:
+            asking = Deferred.fromCoroutine(self._ask(method, url, body, headers or {}, name))
+            answer = await asking.addTimeout(limit, REACTOR)
+        except defer.TimeoutError:
+            exchange.trouble = f"nothing within {limit:g} s"
+        except Failed as failure:
+            exchange.trouble = failure.came
+        except Exception as trouble:
+            exchange.trouble = _said(trouble)
+        else:
+            exchange.status, exchange.answered = answer.status, cut(answer.body)
+            return answer
+        finally:
+            exchange.took_s = time.monotonic() - began
+            journal.under_way.remove(exchange)
+        raise Failed(f"an answer to {name}", exchange.trouble)
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        await self.pool.closeCachedConnections()
+
+    async def _ask(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], name: str) -> Answer:
+        said: dict[bytes | str, bytes | str] = {key: value for key, value in headers.items()}
+        response = await self._client.request(
+            method, url, data=body, headers=said, allow_redirects=False, unbuffered=True
+        )
+        parts: list[bytes] = []
+        size = 0
+
+        def collect(part: bytes) -> None:
+            nonlocal size
+            size += len(part)
+            if size > LARGEST_ANSWER_BYTES:
+                raise Failed(f"an answer to {name}", f"more than {LARGEST_ANSWER_BYTES} bytes")
+            parts.append(part)
+
+        await response.collect(collect)
+        found = {
+            key.decode("latin-1").lower(): values[-1].decode("latin-1")
+            for key, values in response.headers.getAllRawHeaders()
+        }
+        return Answer(name, response.code, found, b"".join(parts))
+
+
+def url_of(base: str, path: str, query: Mapping[str, Any]) -> str:
+    """Return the URL of a path with a query; None is left out, True is `true`, a list is a parameter each."""
+    said = {
+        key: ("true" if value else "false") if isinstance(value, bool) else value
+        for key, value in query.items()
+        if value is not None
+    }
+    return f"{base}{path}{'?' + urlencode(said, doseq=True) if said else ''}"
+
+
+def path_of(*parts: str) -> str:
+    """Return a path of these parts, each quoted."""
+    return "".join(f"/{quote(each, safe='')}" for each in parts)
+
+
+def _path(url: str) -> str:
+    rest = url.partition("://")[2]
+    return rest[rest.find("/") :].partition("?")[0] if "/" in rest else "/"
+
+
+def _said(trouble: BaseException) -> str:
+    if isinstance(trouble, error.ConnectionRefusedError):
+        return "a refused connection"
+    if isinstance(trouble, ResponseFailed) and trouble.reasons:
+        first = trouble.reasons[0].value
+        return f"a closed connection, or no HTTP ({type(first).__name__}: {str(first)[:200]})"
+    return f"{type(trouble).__name__}: {str(trouble)[:200]}"

@@ -1,0 +1,90 @@
+"""What was done in a story, and what was asked and answered: kept in order, for the report of a failure.
+
+Bounded: of a long story the beginning and the end are kept, and of a long body the beginning.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+KEPT_AT_EACH_END: Final = 100
+KEPT_OF_A_BODY: Final = 4000
+
+
+@dataclass(slots=True)
+class Step:
+    """What somebody does, in words."""
+
+    text: str
+    at_s: float
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and what came of it."""
+
+    who: str
+    method: str
+    url: str
+    asked: str
+    at_s: float
+    status: int | None = None
+    answered: str = ""
+    took_s: float | None = None
+    trouble: str = ""
+
+    def __str__(self) -> str:
+        """Return a line about it."""
+        outcome = self.trouble or (f"{self.status}" if self.status else "no answer yet")
+        return f"{self.who}: {self.method} {self.url}: {outcome}"
+
+
+@dataclass(slots=True)
+class Journal:
+    """The course of one story."""
+
+    first: list[Step | Exchange] = field(default_factory=list)
+    last: deque[Step | Exchange] = field(default_factory=lambda: deque(maxlen=KEPT_AT_EACH_END))
+    left_out: int = 0
+    under_way: list[Exchange] = field(default_factory=list)
+
+    def add(self, entry: Step | Exchange) -> None:
+        """Note what happens."""
+        if len(self.first) < KEPT_AT_EACH_END:
+            self.first.append(entry)
+            return
+        self.left_out += len(self.last) == KEPT_AT_EACH_END
+        self.last.append(entry)
+
+    def __iter__(self) -> Iterator[Step | Exchange]:
+        """Return what is kept, in order."""
+        yield from self.first
+        if self.left_out:
+            yield Step(f"… {self.left_out} steps and requests left out …", 0)
+        yield from self.last
+
+    def where(self) -> str:
+        """Say where the story stands."""
+        if self.under_way:
+            return "no answer yet to " + ", ".join(
+                f"{each.method} {each.url} of {each.who}" for each in self.under_way[:3]
+            )
+        last: Step | Exchange | None = self.last[-1] if self.last else self.first[-1] if self.first else None
+        if last is None:
+            return "nothing done yet"
+        return f"the last thing done: {last.text if isinstance(last, Step) else last}"
+
+
+def cut(body: bytes | str) -> str:
+    """Return as much of a body as is kept."""
+    size = len(body)
+    text = body[:KEPT_OF_A_BODY]
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8", "strict" if size <= KEPT_OF_A_BODY else "ignore")
+        except UnicodeDecodeError:
+            text = repr(text)
+    return text if size <= KEPT_OF_A_BODY else f"{text}… ({size} bytes)"

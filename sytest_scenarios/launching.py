@@ -1,0 +1,236 @@
+"""Starting a homeserver as a TOML file describes it, on free ports of loopback, in a folder of its own.
+
+`servers/*.toml` are examples. The keys, in whose texts `${…}` is replaced:
+
+    name             what the report calls it                      implementation   lower case: sennit, synapse, …
+    command          a list of words; it stays in the foreground   prepare, finish  commands before and after
+    url              where the client-server API is                ready            a path that answers 200 when it runs
+    server_name      the name of the server                        start_timeout_s  how long it may take; 60
+    database         sqlite, mariadb, …                            federates        whether several of them can talk
+    [files]          name = content, written into the folder        [environment]    added to the environment
+    [variables]      name = default, taken from the environment of the suite
+    required         a list of names that must be set in that environment
+
+`${address}` is 127.0.0.1, .2, … for the first, second, … server; `${port}` and `${federation_port}` are free there;
+`${folder}`, `${secret}` (the shared secret), `${python}` (of the suite), `${number}`, `${run}`, `${server_name}`,
+`${certificate}`, `${key}`, `${ca}` (files, for federation), and the variables.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+from twisted.internet.threads import deferToThread
+
+from .actors import sleep
+from .authority import Authority
+from .expect import Failed
+from .http import Web
+from .journal import Journal
+
+SERVERS: Final = Path(__file__).with_name("servers")
+STOP_TIMEOUT_S: Final = 20.0
+
+
+class CannotStart(Exception):
+    """The description is wrong, or the server did not start; the text says what came, with the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A start file."""
+
+    name: str
+    command: Sequence[str]
+    url: str
+    server_name: str
+    implementation: str = ""
+    ready: str = "/_matrix/client/versions"
+    start_timeout_s: float = 60.0
+    database: str | None = None
+    federates: bool = False
+    prepare: Sequence[Sequence[str]] = ()
+    finish: Sequence[Sequence[str]] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    required: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, path: str | Path) -> Description:
+        """Read a file, or the one of `servers/` that is called so; CannotStart if it is not as described above."""
+        found = Path(path)
+        if not found.exists() and (SERVERS / f"{path}.toml").exists():
+            found = SERVERS / f"{path}.toml"
+        try:
+            return cls(**tomllib.loads(found.read_text()))
+        except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+            raise CannotStart(f"{path}: {str(error).replace('Description.__init__()', 'a start file')}") from None
+
+
+class Process:
+    """One server of a description, started and stopped by the suite."""
+
+    def __init__(self, description: Description, folder: Path, authority: Authority, number: int, web: Web) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._description = description
+        self._folder = folder
+        self._web = web
+        self._running: subprocess.Popen[bytes] | None = None
+        self._prepared = False
+        self.secret = secrets.token_hex(16)
+        self._values = _variables(description)
+        address = f"127.0.0.{number}"
+        certificate, key = authority.certificate(address)
+        self._values |= {
+            "address": address,
+            "port": str(free_port(address)),
+            "federation_port": str(free_port(address)),
+            "folder": str(folder),
+            "secret": self.secret,
+            "python": sys.executable,
+            "number": str(number),
+            "run": secrets.token_hex(4),
+            "certificate": str(certificate),
+            "key": str(key),
+            "ca": str(authority.ca_file),
+        }
+        self._values["server_name"] = self._fill(description.server_name)
+        self.server_name = self._values["server_name"]
+        self.url = self._fill(description.url)
+
+    async def start(self) -> None:
+        """Start it and wait until it answers; CannotStart if it does not."""
+        if not self._prepared:
+            for name, content in self._description.files.items():
+                path = self._folder / name
+                path.write_text(self._fill(content))
+                path.chmod(0o600)
+            for command in self._description.prepare:
+                await deferToThread(self._finish_command, command)
+            self._prepared = True
+        await deferToThread(self._launch)
+        deadline = time.monotonic() + self._description.start_timeout_s
+        while not await self._answers():
+            running = self._running
+            if running is None or running.poll() is not None:
+                code = None if running is None else running.returncode
+                raise CannotStart(f"{self._description.name} ended with {code} instead of starting:\n{self.log()}")
+            if time.monotonic() > deadline:
+                await self.kill()
+                wait_s = self._description.start_timeout_s
+                raise CannotStart(f"{self._description.name} does not answer within {wait_s:g} s:\n{self.log()}")
+            await sleep(0.1)
+
+    async def stop(self) -> None:
+        """Stop it with SIGTERM, and with SIGKILL if that does not help."""
+        running = self._running
+        if running is not None:
+            running.send_signal(signal.SIGTERM)
+            try:
+                await deferToThread(running.wait, STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                await self.kill()
+            self._running = None
+
+    async def kill(self) -> None:
+        """Kill it."""
+        self.kill_now()
+
+    def kill_now(self) -> None:
+        """Kill it, with no reactor needed."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.kill()
+            running.wait()
+
+    async def finish(self) -> None:
+        """Stop it for good and tidy up after it."""
+        await self.stop()
+        if self._prepared:
+            for command in self._description.finish:
+                await deferToThread(self._finish_command, command)
+
+    def log(self) -> str:
+        """Return the end of what it has written."""
+        path = self._folder / "output.log"
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    def _launch(self) -> None:
+        command = [self._fill(each) for each in self._description.command]
+        with (self._folder / "output.log").open("ab") as log:
+            try:
+                self._running = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder, env=self._environment()
+                )
+            except OSError as error:
+                raise CannotStart(f"{command[0]}: {error}") from None
+
+    def _finish_command(self, words: Sequence[str]) -> None:
+        command = [self._fill(each) for each in words]
+        try:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env=self._environment(),
+                check=True,
+                timeout=self._description.start_timeout_s,
+            )
+        except OSError as error:
+            raise CannotStart(f"{command[0]}: {error}") from None
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            said = (error.stdout or b"").decode(errors="replace")[-4000:]
+            raise CannotStart(f"{' '.join(command)[:300]}: {type(error).__name__}\n{said}") from None
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **{key: self._fill(value) for key, value in self._description.environment.items()}}
+
+    async def _answers(self) -> bool:
+        try:
+            answer = await self._web.request(
+                Journal(), "the suite", "GET", f"{self.url}{self._description.ready}", patience_s=2.0
+            )
+        except Failed:
+            return False
+        return answer.status == 200
+
+    def _fill(self, text: str) -> str:
+        try:
+            return Template(text).substitute(self._values)
+        except (KeyError, ValueError) as error:
+            raise CannotStart(f"{self._description.name}: unknown or broken placeholder: {error}") from None
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise CannotStart(f"{address} cannot be used here: {error}") from None
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _variables(description: Description) -> dict[str, Any]:
+    missing = [name for name in description.required if not os.environ.get(name)]
+    if missing:
+        raise CannotStart(f"{description.name} needs the environment variable {', '.join(missing)}")
+    found = {name: os.environ.get(name, default) for name, default in description.variables.items()}
+    return found | {name: os.environ[name] for name in description.required}

@@ -1,0 +1,30 @@
+"""What a run has found, and how it is told: on the terminal, as TAP, as JUnit XML, and as a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..runner import Outcome, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All results of one run."""
+
+    title: str
+    """Which server was judged."""
+    seed: str
+    results: Sequence[Result]
+    took_s: float
+
+    def counts(self) -> dict[Outcome, int]:
+        """Return how many stories ended how, without those that none did."""
+        found = Counter(each.outcome for each in self.results)
+        return {outcome: found[outcome] for outcome in Outcome if found[outcome]}
+
+    def summary(self) -> str:
+        """Return the counts in a line."""
+        said = ", ".join(f"{number} {outcome.value}" for outcome, number in self.counts().items())
+        return f"{len(self.results)} stories: {said or 'none'} ({self.took_s:.1f} s)"

@@ -1,0 +1,81 @@
+"""The terminal: a line for each story as it ends, then what failed, and the counts."""
+
+from __future__ import annotations
+
+from typing import Final, TextIO
+
+from ..journal import Step
+from ..runner import Outcome, Result
+from . import Report
+
+SIGNS: Final = {
+    Outcome.PASSED: ("✓", "32"),
+    Outcome.FAILED: ("✗", "31"),
+    Outcome.FLAKY: ("≈", "33"),
+    Outcome.SKIPPED: ("-", "90"),
+    Outcome.NOT_YET: ("…", "36"),
+    Outcome.UNEXPECTED: ("!", "33"),
+    Outcome.DIFFERS: ("≠", "33"),
+}
+_TOLD_AT_ONCE: Final = 300
+
+
+class Terminal:
+    """Writes as the run goes on."""
+
+    def __init__(self, out: TextIO, total: int, *, verbose: bool = False) -> None:
+        self._out = out
+        self._total = total
+        self._verbose = verbose
+        self._done = 0
+        self._colors = out.isatty()
+
+    def begin(self, title: str, seed: str) -> None:
+        """Say what is judged."""
+        self._line(f"{title}; seed {seed}")
+
+    def result(self, result: Result) -> None:
+        """Say how a story ended."""
+        self._done += 1
+        sign, color = SIGNS[result.outcome]
+        width = len(str(self._total))
+        place = f"[{self._done:>{width}}/{self._total}]"
+        story = result.story
+        told = f"{place} {self._paint(sign, color)} {story.area}: {_plain(story.title)} ({result.took_s:.1f} s)"
+        if result.sentence and result.outcome is not Outcome.PASSED:
+            told += f"\n{' ' * (len(place) + 3)}{result.outcome.value}: {_plain(result.sentence)[:_TOLD_AT_ONCE]}"
+        self._line(told)
+
+    def end(self, report: Report) -> None:
+        """Say what failed, and the counts."""
+        for each in report.results:
+            if each.outcome is Outcome.FAILED:
+                self._line(f"\n{self._paint('FAILED', '31')} {each.story.name}: {_plain(each.story.title)}")
+                self._line(f"  shows {each.story.shows}")
+                self._line(f"  {_plain(each.sentence)}")
+                if each.where:
+                    self._line(f"  at {each.where}")
+                if self._verbose:
+                    self._steps(each)
+        self._line(f"\n{report.summary()}; seed {report.seed}")
+
+    def _steps(self, result: Result) -> None:
+        for entry in result.journal or ():
+            if isinstance(entry, Step):
+                self._line(f"    {_plain(entry.text)}")
+                continue
+            self._line(f"      {_plain(str(entry))}")
+            for body in filter(None, (entry.asked, entry.answered)):
+                self._line(f"        {_plain(body)[:500]}")
+
+    def _paint(self, text: str, color: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self._colors else text
+
+    def _line(self, text: str) -> None:
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
+
+def _plain(text: str) -> str:
+    """Return text that does nothing to a terminal: what a server says may hold escapes."""
+    return "".join(each if each.isprintable() or each == "\n" else "�" for each in text)

@@ -1,0 +1,233 @@
+"""Telling many stories at once, each within its time limit, each with users of its own.
+
+    world = StartedWorld(Description.read("sennit-sqlite"), folder)    or UrlWorld([url], …)
+    results = await tell_all(stories, world, Settings(jobs=8, seed="7"), on_result=print)
+
+A story ends in one of the ways of `Outcome`, and never otherwise: what it raises becomes a sentence, and what does not
+end is ended. It does not hinder another one, unless it needs servers of its own, which it then gets.
+"""
+
+from __future__ import annotations
+
+import enum
+import linecache
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+
+from .actors import Server
+from .clock import REACTOR
+from .expect import Failed, Skipped
+from .host import Host
+from .journal import Exchange, Journal
+from .launching import CannotStart
+from .scene import Scene
+from .story import Story
+from .world import World
+
+JOBS: Final = 8
+
+
+class Outcome(enum.Enum):
+    """How a story ended; the value is the word of the reports."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    FLAKY = "flaky"
+    """It failed, and passed when it was told again."""
+    SKIPPED = "skipped"
+    NOT_YET = "not yet"
+    """It failed as expected: the feature is not there yet."""
+    UNEXPECTED = "passed unexpectedly"
+    """It passed though the feature is said not to be there yet."""
+    DIFFERS = "differs"
+    """It failed where this implementation is known to differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one story ended."""
+
+    story: Story
+    outcome: Outcome
+    sentence: str = ""
+    """What was expected and what came; or the reason of the skip."""
+    took_s: float = 0.0
+    journal: Journal | None = None
+    """Of a failure."""
+    where: str = ""
+    """The line of the story that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to tell them."""
+
+    jobs: int = JOBS
+    seed: str = ""
+    flaky: int = 0
+    """How often a story that failed is told again."""
+    repeat: int = 1
+    scale: float = 1.0
+    time_factor: float = 1.0
+    """Multiplies the time limits: for slow machines."""
+    shuffle: bool = True
+
+
+@dataclass(slots=True)
+class _Telling:
+    stories: deque[Story]
+    world: World
+    settings: Settings
+    on_result: Callable[[Result], None]
+    results: list[Result] = field(default_factory=list)
+
+
+async def tell_all(
+    stories: Sequence[Story], world: World, settings: Settings, on_result: Callable[[Result], None] = lambda _: None
+) -> list[Result]:
+    """Tell the stories and return how they ended, in the order of `stories`."""
+    order = list(stories) * settings.repeat
+    if settings.shuffle:
+        Random(settings.seed).shuffle(order)
+    telling = _Telling(deque(order), world, settings, on_result)
+    workers = [Deferred.fromCoroutine(_work(telling)) for _ in range(max(1, settings.jobs))]
+    try:
+        await defer.gatherResults(workers, consumeErrors=True)
+    except defer.FirstError as error:
+        error.subFailure.raiseException()
+    places = {id(story): place for place, story in enumerate(stories)}
+    return sorted(telling.results, key=lambda result: places[id(result.story)])
+
+
+async def _work(telling: _Telling) -> None:
+    while telling.stories:
+        story = telling.stories.popleft()
+        result = await tell(story, telling.world, telling.settings)
+        for _ in range(telling.settings.flaky):
+            if result.outcome is not Outcome.FAILED:
+                break
+            again = await tell(story, telling.world, telling.settings)
+            if again.outcome is Outcome.PASSED:
+                first = f"passed when told again; the first time it {result.sentence}"
+                result = Result(story, Outcome.FLAKY, first, result.took_s, result.journal, result.where)
+        telling.results.append(result)
+        telling.on_result(result)
+
+
+async def tell(story: Story, world: World, settings: Settings) -> Result:
+    """Tell one story."""
+    began = time.monotonic()
+    journal = Journal()
+    sentence, where, implementation = "", "", ""
+    try:
+        async with world.hosts_for(story.needs) as hosts:
+            implementation = hosts[0].implementation
+            for reason in [each for each in [await _missing(story, hosts)] if each]:
+                raise Skipped(reason)
+            began = time.monotonic()
+            scene = Scene(
+                journal,
+                [Server(host, journal) for host in hosts],
+                Random(f"{settings.seed}:{story.name}"),
+                settings.scale,
+            )
+            await _within(story, scene, story.time_limit_s * settings.time_factor)
+    except Skipped as skip:
+        return Result(story, Outcome.SKIPPED, str(skip), time.monotonic() - began)
+    except Failed as failure:
+        sentence, where = str(failure), _line_of(failure, story)
+    except CannotStart as failure:
+        sentence = f"expected the server to start; got {failure}"
+    except Exception as error:
+        where = _line_of(error, story)
+        sentence = _sentence(error, where, journal)
+    took_s = time.monotonic() - began
+    if not sentence:
+        outcome = Outcome.UNEXPECTED if story.expected_to_fail else Outcome.PASSED
+        return Result(story, outcome, f"{story.expected_to_fail} is there" if story.expected_to_fail else "", took_s)
+    if story.expected_to_fail:
+        return Result(story, Outcome.NOT_YET, f"{story.expected_to_fail}: {sentence}", took_s, journal, where)
+    if implementation in story.unlike:
+        said = f"{story.unlike[implementation]}: {sentence}"
+        return Result(story, Outcome.DIFFERS, said, took_s, journal, where)
+    return Result(story, Outcome.FAILED, sentence, took_s, journal, where)
+
+
+async def _missing(story: Story, hosts: Sequence[Host]) -> str | None:
+    """Return why the servers cannot tell the story."""
+    needs = story.needs
+    for host in hosts:
+        if needs.admin_secret and not host.admin_secret:
+            return "needs the shared secret of the server (--admin-secret)"
+        if needs.database and needs.database != host.database:
+            return f"needs a server on {needs.database} that the suite starts"
+        for name in sorted(needs.features):
+            reason = await host.missing(name)
+            if reason:
+                return reason
+    return None
+
+
+async def _within(story: Story, scene: Scene, limit_s: float) -> None:
+    telling = Deferred.fromCoroutine(_told(story, scene))
+    waiting: Deferred[None] = Deferred()
+
+    def end(result: object) -> None:
+        if not waiting.called:
+            waiting.callback(result)  # type: ignore[arg-type]
+
+    telling.addBoth(end)
+    stands: list[str] = []
+
+    def late() -> None:
+        stands.append(scene.journal.where())
+        telling.cancel()
+        # A story that does not mind being cancelled is left behind.
+        end(None)
+
+    timer = REACTOR.callLater(limit_s, late)
+    try:
+        await waiting
+    except Exception:
+        if not stands:
+            raise
+    finally:
+        if timer.active():
+            timer.cancel()
+    if stands:
+        raise Failed(f"the story to end within {limit_s:g} s", stands[0])
+
+
+async def _told(story: Story, scene: Scene) -> None:
+    for _ in range(story.needs.users):
+        await scene.new_user()
+    await story.tell(scene)
+
+
+def _line_of(error: BaseException, story: Story) -> str:
+    """Return where in the story it happened: file, number and line."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.endswith(f"{story.tell.__module__.rpartition('.')[2]}.py"):
+            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+            return f"{story.name.rpartition('.')[0]}.py, line {frame.lineno}: {line}"
+    return ""
+
+
+def _sentence(error: Exception, where: str, journal: Journal) -> str:
+    """Return a sentence for what is no `Failed`: mostly an answer that has not the form that the story reads."""
+    what = f"{type(error).__name__}: {str(error)[:400]}"
+    if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
+        last = next((each for each in reversed(list(journal)) if isinstance(each, Exchange)), None)
+        came = f"{what}; the last answer: {last} {last.answered[:400]}" if last else what
+        return f"expected an answer of the form that the story reads; got {came}"
+    if isinstance(error, AssertionError):
+        return f"expected {where.partition(': ')[2] or 'what the story asserts'}; got {what}"
+    return f"expected the story to go on; got {what}"

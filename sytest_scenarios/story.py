@@ -1,0 +1,167 @@
+"""What a story is: its title, the clause that it shows, and what it needs of the world.
+
+    @story("Alice's message reaches Bob", shows="client-server API, 'Syncing'", needs=users(2))
+    async def message_reaches(scene: Scene) -> None:
+        alice, bob = scene.users
+        ...
+
+Needs are added: `users(2) + STREAM`, `servers(2) + users(3)`, `users(1) + feature("jwt")`. A server that lacks what is
+needed does not tell the story: it is skipped, and the report says why. Features are probed, see `features`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .scene import Scene
+
+TIME_LIMIT_S: Final = 30.0
+STORIES_PACKAGE: Final = "sytest_scenarios.stories"
+
+Tell = Callable[["Scene"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What must be there before a story can be told."""
+
+    users: int = 0
+    """Users made before it begins; with several servers they live on them in turns."""
+    servers: int = 1
+    """Servers; two or more of them talk to each other (federation)."""
+    own_servers: bool = False
+    """Nobody else's: the story stops, kills or floods them. Only for servers that the suite starts."""
+    admin_secret: bool = False
+    """The shared secret by which accounts are made."""
+    database: str | None = None
+    """`sqlite` or `mariadb`."""
+    features: frozenset[str] = frozenset()
+    """Names in `features.FEATURES`."""
+
+    def __add__(self, other: Needs) -> Needs:
+        """Return what satisfies both."""
+        return Needs(
+            users=max(self.users, other.users),
+            servers=max(self.servers, other.servers),
+            own_servers=self.own_servers or other.own_servers,
+            admin_secret=self.admin_secret or other.admin_secret,
+            database=self.database or other.database,
+            features=self.features | other.features,
+        )
+
+
+def users(count: int) -> Needs:
+    """Need so many users: Alice, Bob, Carol, Dan, Eve, Frank, Grace, Heidi, then with numbers."""
+    return Needs(users=count)
+
+
+def servers(count: int) -> Needs:
+    """Need so many servers in federation with each other."""
+    return Needs(servers=count)
+
+
+def feature(*names: str) -> Needs:
+    """Need features that not every homeserver has."""
+    return Needs(features=frozenset(names))
+
+
+def database(kind: str) -> Needs:
+    """Need a server that keeps its things in this kind of database."""
+    return Needs(database=kind)
+
+
+FEDERATION: Final = Needs(servers=2)
+OWN_SERVER: Final = Needs(own_servers=True)
+ADMIN_SECRET: Final = Needs(admin_secret=True)
+STREAM: Final = Needs(features=frozenset({"stream"}))
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One story as it is written."""
+
+    title: str
+    tell: Tell
+    area: str
+    """The folder that it is in."""
+    name: str
+    """`area/module.function`, by which it is selected."""
+    shows: str
+    """The clause of the specification, or the promise, that it shows."""
+    needs: Needs = Needs()
+    tags: frozenset[str] = frozenset()
+    time_limit_s: float = TIME_LIMIT_S
+    expected_to_fail: str | None = None
+    """The name of the feature that is not there yet."""
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    """Implementations that are known to differ (by lower-case name), and why, with the spec's word."""
+
+
+def story(
+    title: str,
+    *,
+    shows: str,
+    needs: Needs = Needs(),  # frozen
+    tags: Iterable[str] = (),
+    time_limit_s: float = TIME_LIMIT_S,
+    expected_to_fail: str | None = None,
+    unlike: Mapping[str, str] | None = None,
+) -> Callable[[Tell], Tell]:
+    """Make a story of an `async def` that takes a `Scene`."""
+
+    def mark(tell: Tell) -> Tell:
+        area, _, module = tell.__module__.removeprefix(f"{STORIES_PACKAGE}.").rpartition(".")
+        _written.append(
+            Story(
+                title=title,
+                tell=tell,
+                area=area or module,
+                name=f"{area}/{module}.{getattr(tell, '__name__', '?')}" if area else module,
+                shows=shows,
+                needs=needs,
+                tags=frozenset(tags),
+                time_limit_s=time_limit_s,
+                expected_to_fail=expected_to_fail,
+                unlike=dict(unlike or {}),
+            )
+        )
+        return tell
+
+    return mark
+
+
+def all_stories() -> list[Story]:
+    """Load every module under `stories/` and return its stories, by name."""
+    package = importlib.import_module(STORIES_PACKAGE)
+    for module in pkgutil.walk_packages(package.__path__, f"{STORIES_PACKAGE}."):
+        importlib.import_module(module.name)
+    return sorted(
+        (each for each in _written if each.tell.__module__.startswith(STORIES_PACKAGE)), key=lambda each: each.name
+    )
+
+
+def stories_of(module: str) -> list[Story]:
+    """Return the stories of one loaded module, in its order."""
+    return [each for each in _written if each.tell.__module__ == module]
+
+
+def select(
+    stories: Iterable[Story], *, words: str = "", areas: Iterable[str] = (), tags: Iterable[str] = ()
+) -> list[Story]:
+    """Return those whose name or title contains all `words`, in one of `areas`, with one of `tags` (none: any)."""
+    wanted, places, marks = words.casefold().split(), set(areas), set(tags)
+    return [
+        each
+        for each in stories
+        if all(word in f"{each.name} {each.title}".casefold() for word in wanted)
+        and (not places or each.area in places)
+        and (not marks or marks & each.tags)
+    ]
+
+
+_written: list[Story] = []

@@ -1,0 +1,176 @@
+"""The homeservers of a run: those at given URLs, or those that the suite starts as stories need them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+from twisted.internet.defer import DeferredLock
+
+from .authority import Authority
+from .expect import Skipped
+from .host import Host
+from .http import Web
+from .launching import Description, Process
+from .story import Needs
+
+
+class World(Protocol):
+    """Where stories are told."""
+
+    @property
+    def title(self) -> str:
+        """What the report calls it."""
+        ...
+
+    def hosts_for(self, needs: Needs) -> AbstractAsyncContextManager[list[Host]]:
+        """Give the servers that a story needs, the first being the most used; Skipped if they cannot be had."""
+        ...
+
+    async def open(self) -> None:
+        """Have the first server there; Failed if it is no homeserver, CannotStart if it does not start."""
+        ...
+
+    async def close(self) -> None:
+        """Stop what was started."""
+        ...
+
+    def kill_all(self) -> None:
+        """Kill what was started, at once."""
+        ...
+
+
+class UrlWorld:
+    """Homeservers that run already."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        web: Web,
+        admin_secret: str | None = None,
+        registration_token: str | None = None,
+        implementation: str = "",
+    ) -> None:
+        self._web = web
+        self.hosts = [
+            Host(
+                url,
+                web,
+                admin_secret=admin_secret,
+                registration_token=registration_token,
+                implementation=implementation.casefold(),
+            )
+            for url in urls
+        ]
+
+    @property
+    def title(self) -> str:
+        """The URLs, and what is there."""
+        return ", ".join(f"{each.version or 'a homeserver'} at {each.url}" for each in self.hosts)
+
+    async def open(self) -> None:
+        """Look at all of them."""
+        for host in self.hosts:
+            await host.look()
+
+    @asynccontextmanager
+    async def hosts_for(self, needs: Needs) -> AsyncIterator[list[Host]]:
+        """Give the first of them."""
+        if needs.own_servers:
+            raise Skipped("needs a server of its own: use --start")
+        if needs.servers > len(self.hosts):
+            raise Skipped(
+                f"needs {needs.servers} servers in federation: say --url {needs.servers} times, or use --start"
+            )
+        yield self.hosts[: needs.servers]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._web.close()
+
+    def kill_all(self) -> None:
+        """Nothing was started."""
+
+
+class StartedWorld:
+    """Homeservers that the suite starts and stops."""
+
+    def __init__(self, description: Description, folder: Path, *, patience_s: float | None = None) -> None:
+        self._description = description
+        self._folder = folder
+        self._authority = Authority(folder / "authority")
+        more = {} if patience_s is None else {"patience_s": patience_s}
+        self._web = Web(ca_file=str(self._authority.ca_file), **more)
+        self._shared: list[Host] = []
+        self._processes: list[Process] = []
+        self._starting = DeferredLock()
+        self._folders = count(1)
+
+    @property
+    def title(self) -> str:
+        """The name in the description, and the version of the first server."""
+        version = self._shared[0].version if self._shared else ""
+        return f"{self._description.name}{f' ({version})' if version else ''}"
+
+    async def open(self) -> None:
+        """Start the first one."""
+        async with self.hosts_for(Needs()):
+            pass
+
+    @asynccontextmanager
+    async def hosts_for(self, needs: Needs) -> AsyncIterator[list[Host]]:
+        """Give the shared servers, or new ones that are stopped afterwards."""
+        if needs.servers > 1 and not self._description.federates:
+            raise Skipped(f"{self._description.name} is started without federation")
+        if not needs.own_servers:
+            await self._starting.acquire()
+            try:
+                while len(self._shared) < needs.servers:
+                    self._shared.append(await self._start(len(self._shared) + 1))
+            finally:
+                self._starting.release()
+            yield self._shared[: needs.servers]
+            return
+        own: list[Host] = []
+        try:
+            for number in range(1, needs.servers + 1):
+                own.append(await self._start(number))
+            yield own
+        finally:
+            for host in own:
+                if host.process is not None:
+                    self._processes.remove(host.process)
+                    await host.process.finish()
+
+    async def close(self) -> None:
+        """Stop them all."""
+        await self._web.close()
+        for process in self._processes:
+            await process.finish()
+        self._processes.clear()
+
+    def kill_all(self) -> None:
+        """Kill them all."""
+        for process in self._processes:
+            process.kill_now()
+
+    async def _start(self, number: int) -> Host:
+        folder = self._folder / f"server{next(self._folders)}"
+        process = Process(self._description, folder, self._authority, number, self._web)
+        self._processes.append(process)
+        await process.start()
+        host = Host(
+            process.url,
+            self._web,
+            admin_secret=process.secret,
+            process=process,
+            implementation=self._description.implementation,
+            database=self._description.database,
+        )
+        host.server_name = process.server_name
+        await host.look()
+        return host
