@@ -118,7 +118,7 @@ def _write(arguments: argparse.Namespace, report: Report) -> None:
         if path == "-":
             write(report, sys.stdout)
         elif path:
-            with open(path, "w", encoding="utf-8") as file:
+            with open(path, "w", encoding="utf-8", errors="replace") as file:
                 write(report, file)
 
 

@@ -11,7 +11,7 @@ Every failure is one `Failed`: what was expected, and what came instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -62,7 +62,7 @@ def refused(*reasons: int | str, what: str) -> Iterator[None]:
     """
     statuses = [each for each in reasons if isinstance(each, int)]
     errcodes = [each for each in reasons if isinstance(each, str)]
-    wanted = f"{what} to be refused" + (f" with {' or '.join(map(str, reasons))}" if reasons else "")
+    wanted = f"{what} to be refused" + (f" with {_either(reasons)}" if reasons else "")
     try:
         yield
     except Refused as refusal:
@@ -71,6 +71,11 @@ def refused(*reasons: int | str, what: str) -> Iterator[None]:
             raise Failed(wanted, refusal.came) from None
     else:
         raise Failed(wanted, "success")
+
+
+def _either(reasons: Sequence[int | str]) -> str:
+    kinds = ([str(each) for each in reasons if isinstance(each, kind)] for kind in (int, str))
+    return " ".join(" or ".join(each) for each in kinds if each)
 
 
 def shown(value: object) -> str:

@@ -71,9 +71,9 @@ class Host:
 
     async def look(self) -> None:
         """Ask what it is; Failed if it is no homeserver."""
-        answer = await self.ask("GET", "/_matrix/client/versions", patience_s=10)
+        patience_s = self.web.patience_s
         try:
-            found = answer.good()
+            found = (await self.ask("GET", "/_matrix/client/versions", patience_s=min(10.0, patience_s))).good()
             versions = found.get("versions")
             if not isinstance(versions, list) or not all(isinstance(each, str) for each in versions):
                 raise Failed("a list of versions", shown(found))
@@ -83,7 +83,8 @@ class Host:
         unstable = found.get("unstable_features")
         self.unstable_features = unstable if isinstance(unstable, dict) else {}
         try:
-            about = (await self.ask("GET", "/_matrix/federation/v1/version", patience_s=5)).good().get("server", {})
+            found = (await self.ask("GET", "/_matrix/federation/v1/version", patience_s=min(5.0, patience_s))).good()
+            about = found.get("server", {})
             self.version = f"{about.get('name', '')} {about.get('version', '')}".strip()
             self.implementation = self.implementation or str(about.get("name", "")).casefold()
         except (Failed, AttributeError):

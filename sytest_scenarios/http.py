@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from treq.client import HTTPClient
 from twisted.internet import defer, error
 from twisted.internet.defer import Deferred
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseFailed
 
 from .clock import REACTOR
@@ -43,7 +43,7 @@ class Answer:
         """The JSON in it; Failed if it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Failed(f"JSON in the answer to {self.request}", f"{self.status} with {self._sight()}") from None
 
     @property
@@ -77,18 +77,19 @@ class Answer:
 
 
 class Web:
-    """The HTTP client of a run: it keeps connections, and trusts the given authority beside those of the system."""
+    """The HTTP client of a run: it keeps connections, and trusts the given authority instead of those of the system."""
 
     def __init__(self, *, ca_file: str | None = None, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
         self.pool = HTTPConnectionPool(REACTOR)
         self.pool.maxPersistentPerHost = 64
         self.pool.cachedConnectionTimeout = IDLE_CONNECTION_S
-        self._trust = BrowserLikePolicyForHTTPS()
+        self.trust_root: Any = platformTrust()
         if ca_file is not None:
             with open(ca_file, "rb") as file:
-                self._trust = BrowserLikePolicyForHTTPS(trustRootFromCertificates([Certificate.loadPEM(file.read())]))
-        self._client = HTTPClient(Agent(REACTOR, self._trust, connectTimeout=5.0, pool=self.pool))
+                self.trust_root = trustRootFromCertificates([Certificate.loadPEM(file.read())])
+        policy = BrowserLikePolicyForHTTPS(self.trust_root)
+        self._client = HTTPClient(Agent(REACTOR, policy, connectTimeout=5.0, pool=self.pool))
 
     async def request(
         self,

@@ -11,6 +11,7 @@ Updates are merged into `stream.view`, as `/sync` is into a user's.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -80,7 +81,7 @@ class Stream:
         factory.protocol = lambda: _Protocol(self, opened)
         endpoint: Any = HostnameEndpoint(REACTOR, host, port, timeout=5)
         if secure:
-            endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+            endpoint = wrapClientTLS(optionsForClientTLS(host, user.server.host.web.trust_root), endpoint)
         try:
             self._protocol = await endpoint.connect(factory)
             await opened.addTimeout(WAIT_S, REACTOR)
@@ -225,5 +226,14 @@ class _Protocol(WebSocketClientProtocol):
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """Tell that it is over, or that it never began."""
         if not self._opened.called:
-            self._opened.errback(Failed("the WebSocket of the stream to open", f"{code} {reason or ''}".strip()))
+            self._opened.errback(_not_opened(reason or f"a close with {code}"))
         self._stream.ended(code, reason or "")
+
+
+def _not_opened(reason: str) -> Failed:
+    """Return the failure of a handshake: a refusal if the server answered with another status."""
+    wanted = "the WebSocket of the stream to open"
+    status = re.search(r"upgrade failed \W(\d{3})", reason)
+    if status is None:
+        return Failed(wanted, reason)
+    return Refused(wanted, reason, status=int(status[1]), errcode=None, body=None)

@@ -28,3 +28,8 @@ class Report:
         """Return the counts in a line."""
         said = ", ".join(f"{number} {outcome.value}" for outcome, number in self.counts().items())
         return f"{len(self.results)} stories: {said or 'none'} ({self.took_s:.1f} s)"
+
+
+def plain(text: str) -> str:
+    """Return text that can be written and does nothing to who shows it: a server may say anything."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -7,13 +7,13 @@ All that a server said is escaped.
 from __future__ import annotations
 
 import json
-from html import escape
+from html import escape as escape_html
 from itertools import groupby
 from typing import Final, TextIO
 
 from ..journal import Exchange, Step
 from ..runner import Outcome, Result
-from . import Report
+from . import Report, plain
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c22; --good: #283; --odd: #a70; }
@@ -35,12 +35,12 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2em 0; max-height
 
 def write_html(report: Report, out: TextIO) -> None:
     """Write the results as a page."""
-    title = escape(f"Scenarios: {report.title}")
+    title = _escape(f"Scenarios: {report.title}")
     out.write(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
-        f"<p>{escape(report.summary())}; seed <code>{escape(report.seed)}</code></p>\n<ul class=counts>"
+        f"<p>{_escape(report.summary())}; seed <code>{_escape(report.seed)}</code></p>\n<ul class=counts>"
     )
     for outcome, number in report.counts().items():
         out.write(f'<li class="{_class(outcome)}">{number} {outcome.value}</li>')
@@ -50,9 +50,11 @@ def write_html(report: Report, out: TextIO) -> None:
         out.write("<h2>What failed</h2>\n")
         for each in failed:
             _story(each, out, is_open=len(failed) == 1)
-    rest = sorted((each for each in report.results if each not in failed), key=lambda each: each.story.area)
+    rest = sorted(
+        (each for each in report.results if each.outcome is not Outcome.FAILED), key=lambda each: each.story.area
+    )
     for area, group in groupby(rest, key=lambda each: each.story.area):
-        out.write(f"<h2>{escape(area)}</h2>\n")
+        out.write(f"<h2>{_escape(area)}</h2>\n")
         for each in group:
             _story(each, out)
     out.write("</body></html>\n")
@@ -61,19 +63,19 @@ def write_html(report: Report, out: TextIO) -> None:
 def _story(result: Result, out: TextIO, *, is_open: bool = False) -> None:
     story = result.story
     took = f" <span class=small>{result.took_s:.1f} s</span>"
-    head = f"<span class=word>{result.outcome.value}</span> {escape(story.title)}{took}"
+    head = f"<span class=word>{result.outcome.value}</span> {_escape(story.title)}{took}"
     kind = _class(result.outcome)
-    about = f"<p class=small>{escape(story.name)}; shows {escape(story.shows)}</p>"
+    about = f"<p class=small>{_escape(story.name)}; shows {_escape(story.shows)}</p>"
     if result.sentence:
-        about += f"<p class=said>{escape(result.sentence)}</p>"
+        about += f"<p class=said>{_escape(result.sentence)}</p>"
     if result.where:
-        about += f"<p class=small><code>{escape(result.where)}</code></p>"
+        about += f"<p class=small><code>{_escape(result.where)}</code></p>"
     if result.journal is None and not result.sentence:
         out.write(f'<div class="story {kind}">{head}{about}</div>\n')
         return
     out.write(f'<details class="{kind}"{" open" if is_open else ""}><summary>{head}</summary>{about}<ol>\n')
     for entry in result.journal or ():
-        out.write(f"<li>{escape(entry.text)}</li>\n" if isinstance(entry, Step) else _exchange(entry))
+        out.write(f"<li>{_escape(entry.text)}</li>\n" if isinstance(entry, Step) else _exchange(entry))
     out.write("</ol></details>\n")
 
 
@@ -81,9 +83,9 @@ def _exchange(exchange: Exchange) -> str:
     bad = bool(exchange.trouble) or (exchange.status or 0) >= 400
     outcome = exchange.trouble or exchange.status or "no answer yet"
     took = "" if exchange.took_s is None else f", {exchange.took_s * 1000:.0f} ms"
-    told = f"<code>{escape(f'{exchange.method} {exchange.url}')}</code> → <b>{escape(str(outcome))}</b>{took}"
-    bodies = "".join(f"<pre>{escape(_pretty(body))}</pre>" for body in (exchange.asked, exchange.answered) if body)
-    head = f"{escape(exchange.who)}: {told}"
+    told = f"<code>{_escape(f'{exchange.method} {exchange.url}')}</code> → <b>{_escape(str(outcome))}</b>{took}"
+    bodies = "".join(f"<pre>{_escape(_pretty(body))}</pre>" for body in (exchange.asked, exchange.answered) if body)
+    head = f"{_escape(exchange.who)}: {told}"
     inner = f"<details><summary>{head}</summary>{bodies}</details>" if bodies else head
     return f'<li class="exchange{" bad" if bad else ""}">{inner}</li>\n'
 
@@ -97,3 +99,8 @@ def _pretty(body: str) -> str:
 
 def _class(outcome: Outcome) -> str:
     return outcome.value.replace(" ", "-")
+
+
+def _escape(text: str) -> str:
+    """Return text as the page holds it."""
+    return escape_html(plain(text))

@@ -6,7 +6,7 @@ import json
 from typing import TextIO
 
 from ..runner import Outcome
-from . import Report
+from . import Report, plain
 
 
 def write_tap(report: Report, out: TextIO) -> None:
@@ -28,4 +28,4 @@ def write_tap(report: Report, out: TextIO) -> None:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(plain(text).split())

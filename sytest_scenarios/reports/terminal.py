@@ -6,7 +6,7 @@ from typing import Final, TextIO
 
 from ..journal import Step
 from ..runner import Outcome, Result
-from . import Report
+from . import Report, plain
 
 SIGNS: Final = {
     Outcome.PASSED: ("✓", "32"),
@@ -41,18 +41,18 @@ class Terminal:
         width = len(str(self._total))
         place = f"[{self._done:>{width}}/{self._total}]"
         story = result.story
-        told = f"{place} {self._paint(sign, color)} {story.area}: {_plain(story.title)} ({result.took_s:.1f} s)"
+        told = f"{place} {self._paint(sign, color)} {story.area}: {plain(story.title)} ({result.took_s:.1f} s)"
         if result.sentence and result.outcome is not Outcome.PASSED:
-            told += f"\n{' ' * (len(place) + 3)}{result.outcome.value}: {_plain(result.sentence)[:_TOLD_AT_ONCE]}"
+            told += f"\n{' ' * (len(place) + 3)}{result.outcome.value}: {plain(result.sentence)[:_TOLD_AT_ONCE]}"
         self._line(told)
 
     def end(self, report: Report) -> None:
         """Say what failed, and the counts."""
         for each in report.results:
             if each.outcome is Outcome.FAILED:
-                self._line(f"\n{self._paint('FAILED', '31')} {each.story.name}: {_plain(each.story.title)}")
+                self._line(f"\n{self._paint('FAILED', '31')} {each.story.name}: {plain(each.story.title)}")
                 self._line(f"  shows {each.story.shows}")
-                self._line(f"  {_plain(each.sentence)}")
+                self._line(f"  {plain(each.sentence)}")
                 if each.where:
                     self._line(f"  at {each.where}")
                 if self._verbose:
@@ -62,11 +62,11 @@ class Terminal:
     def _steps(self, result: Result) -> None:
         for entry in result.journal or ():
             if isinstance(entry, Step):
-                self._line(f"    {_plain(entry.text)}")
+                self._line(f"    {plain(entry.text)}")
                 continue
-            self._line(f"      {_plain(str(entry))}")
+            self._line(f"      {plain(str(entry))}")
             for body in filter(None, (entry.asked, entry.answered)):
-                self._line(f"        {_plain(body)[:500]}")
+                self._line(f"        {plain(body)[:500]}")
 
     def _paint(self, text: str, color: str) -> str:
         return f"\x1b[{color}m{text}\x1b[0m" if self._colors else text
@@ -74,8 +74,3 @@ class Terminal:
     def _line(self, text: str) -> None:
         self._out.write(f"{text}\n")
         self._out.flush()
-
-
-def _plain(text: str) -> str:
-    """Return text that does nothing to a terminal: what a server says may hold escapes."""
-    return "".join(each if each.isprintable() or each == "\n" else "�" for each in text)

@@ -1,0 +1,1 @@
+"""Account data: what people keep on the server for themselves."""

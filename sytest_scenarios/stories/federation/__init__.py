@@ -1,0 +1,1 @@
+"""Federation: people of several servers in one room."""

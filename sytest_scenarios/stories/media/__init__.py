@@ -1,0 +1,1 @@
+"""Media: files that are uploaded and downloaded."""

@@ -1,0 +1,1 @@
+"""Power: who may kick, ban, and change the room."""

@@ -1,0 +1,1 @@
+"""Reading: receipts, unread counts, typing."""

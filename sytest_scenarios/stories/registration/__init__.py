@@ -1,0 +1,1 @@
+"""Accounts and sessions: who is let in, with what, and for how long."""

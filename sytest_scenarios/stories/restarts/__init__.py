@@ -1,0 +1,1 @@
+"""Restarts and crashes: what was answered is kept."""

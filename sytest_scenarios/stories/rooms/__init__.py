@@ -1,0 +1,1 @@
+"""Rooms: making, finding, entering and leaving them."""

@@ -1,0 +1,1 @@
+"""The stream of docs/stream.md: everything on one WebSocket."""

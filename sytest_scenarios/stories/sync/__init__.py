@@ -1,0 +1,1 @@
+"""Syncing and its edges: what is told, when, and what has to be asked for."""
