@@ -89,11 +89,11 @@ def load_users_with_untold(tx: Transaction) -> list[tuple[int, str]]:
     return [(row[0], row[1]) for row in tx.all(query)]
 
 
-def delete_untold(tx: Transaction, user_nid: int, device_id: str) -> None:
-    """A change is told."""
-    tx.execute(
-        delete(untold_devices).where(untold_devices.c.user_nid == user_nid, untold_devices.c.device_id == device_id)
-    )
+def delete_untold(tx: Transaction, user_nid: int, device_ids: Iterable[str]) -> None:
+    """Changes are told."""
+    table = untold_devices.c
+    for part in chunks(device_ids):
+        tx.execute(delete(untold_devices).where(table.user_nid == user_nid, table.device_id.in_(part)))
 
 
 def servers_elsewhere(tx: Transaction, user_nid: int, room_nid: int) -> set[str]:

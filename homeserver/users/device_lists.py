@@ -3,7 +3,8 @@
 A change is noted in the transaction that makes it (`note`), and told afterwards: it gets its place in the stream, and
 in the same transaction EDUs for the servers in the user's rooms are queued. What a crash left untold is told at the
 next start. Changes of one user are told one after the other; the position of each is the `stream_id` of the list, and
-names the one before as `prev_id`.
+names the one before as `prev_id`. Of many changes at once a single one without `prev_id` is told: there may be
+thousands of servers, and each is better off with asking for the whole list once.
 
 A server that comes to share a room with a user is sent an update without `prev_id`, so that it asks for the whole list.
 
@@ -41,7 +42,9 @@ DEVICE_LIST_UPDATE: Final = "m.device_list_update"
 SIGNING_KEY_UPDATE: Final = "m.signing_key_update"
 SIGNING_KEYS: Final = ""
 """Stands for the cross-signing keys where else a device ID is."""
-_BATCH: Final = 100
+_BATCH: Final = 1_000
+# Of more devices at once than so many, one change is told.
+_MOST_TOLD: Final = 20
 
 
 class DeviceLists:
@@ -112,23 +115,32 @@ class DeviceLists:
         while True:
             async with self._lanes.enter(user_nid):
                 waiting = await self._store.database.read(lambda tx: storage.load_untold(tx, user_nid, _BATCH))
-                for device_id in waiting:
-                    await self._tell_one(user_id, user_nid, device_id)
+                devices = [device_id for device_id in waiting if device_id != SIGNING_KEYS]
+                if len(devices) < len(waiting):
+                    await self._tell_one(user_id, user_nid, [SIGNING_KEYS])
+                if len(devices) > _MOST_TOLD:
+                    await self._tell_one(user_id, user_nid, devices)
+                else:
+                    for device_id in devices:
+                        await self._tell_one(user_id, user_nid, [device_id])
             if len(waiting) < _BATCH:
                 return
 
-    async def _tell_one(self, user_id: str, user_nid: int, device_id: str) -> None:
+    async def _tell_one(self, user_id: str, user_nid: int, device_ids: Sequence[str]) -> None:
+        """Tell one change; of several devices that they changed, by one of them."""
+        device_id = device_ids[0]
         edu_nid = self._store.numbers.next()
         now_ms = self._clock.now_ms()
 
         def write(tx: Transaction, position: int) -> tuple[Moved, tuple[str, ...]]:
             is_list = device_id != SIGNING_KEYS
             moved = storage.note_change(tx, user_nid, position, has_stream_id=is_list)
-            storage.delete_untold(tx, user_nid, device_id)
+            storage.delete_untold(tx, user_nid, device_ids)
             others = tuple(server for server in moved.servers if server != self._server_name)
             if others:
                 if is_list:
-                    previous = [] if moved.previous_stream_id is None else [moved.previous_stream_id]
+                    before = moved.previous_stream_id if len(device_ids) == 1 else None
+                    previous = [] if before is None else [before]
                     kind = DEVICE_LIST_UPDATE
                     content = self._update(tx, user_id, user_nid, device_id, position, previous)
                 else:

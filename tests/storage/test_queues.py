@@ -84,7 +84,7 @@ def play_lists(tx: Transaction, number: int) -> None:
         device_lists.note_change(tx, user, number, has_stream_id=True)
         device_lists.touch_list(tx, user + 1_000, number)
         for device_id in device_lists.load_untold(tx, user, 2):
-            device_lists.delete_untold(tx, user, device_id)
+            device_lists.delete_untold(tx, user, [device_id])
         devices = [RemoteDevice(user + 1_000, f"D{each}", b"{}", None) for each in range(UPDATES // len(USERS))]
         device_lists.set_remote_devices(tx, devices)
     # Another user comes and goes each time.

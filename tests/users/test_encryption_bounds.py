@@ -301,6 +301,31 @@ async def test_who_comes_back_is_told_of_members_of_the_own_rooms_alone(
 
 
 @pytest_twisted.ensureDeferred
+async def test_of_many_devices_at_once_a_single_change_is_told(world: EncryptedServer) -> None:
+    """Whoever deletes a hundred devices makes one EDU for each of two thousand servers; they ask for the whole list."""
+    bob = await world.log_in("bob")
+    server = world.server
+    room = await server.room(await server.user("bob"))
+    await OtherServer(server.door, server.store).send(room, BOB, "m.room.member", {"membership": "join"}, BOB)
+    await world.upload(bob)
+    lists = world.parts.device_lists
+    told: list[int] = []
+    for count in (20, 21, 1):
+        names = [f"D{number}" for number in range(count)]
+        await world.database.write(lambda tx, names=names: lists.note(tx, bob.user_nid, ["", *names]))
+        await lists.tell(bob.user_id, bob.user_nid)
+        edus = await world.database.read(lambda tx: load_edus(tx, OTHER, 0, 100))
+        updates = [orjson.loads(edu.content) for edu in edus if edu.kind == "m.device_list_update"]
+        told.append(len(updates))
+    assert [21, 22, 23] == told
+    assert [] == updates[-2]["prev_id"]
+    assert [updates[-2]["stream_id"]] == updates[-1]["prev_id"], "the next one builds on it"
+    assert 3 == len(edus) - len(updates)
+    assert 0 == (await world.sizes())["untold_devices"]
+    assert updates[-1]["stream_id"] == (await world.parts.device_keys.list_for_server(bob.user_id))["stream_id"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_versions_of_a_list_go_on_after_a_stop_in_the_middle(database_url: str) -> None:
     """What was changed but not told is told at the next start, as the version after the last that was told."""
     world = await EncryptedServer.start(database_url)
