@@ -8,6 +8,9 @@ the database (`federation.catch_up`) before it follows what happens again. After
 Up to which position a server has been sent everything is kept by `federation.destinations`, a moment late. So a crash
 may lead to a few repetitions, which receivers know by the IDs of events and messages.
 
+Of a server that was away for so long that changes of device lists were dropped, a note is kept, and when it is back and
+has what waited for it, it is told of the lists of all who share a room with it (`storage.lost_updates`).
+
 What a server refuses as bad is searched for by ever smaller transactions and set aside after a few attempts, so that it
 does not hold up the rest.
 
@@ -32,8 +35,11 @@ from homeserver.model.canonical_json import JsonObject
 from homeserver.runtime.backoff import Backoff
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Tasks
+from storage import lost_updates
 from storage import outbox as storage
+from storage.outbox import WaitingEdu
 from storage.store import Store
+from storage.transaction import Transaction
 
 from .catch_up import CatchUp, Scan, encode_pdu
 from .outbox_queue import MAX_EDUS, Batch, DurableEdu, Edu, Pdu, Queue, encode_edu
@@ -376,10 +382,19 @@ class Outbox:
         return kept
 
     async def _read_durable(self, queue: Queue) -> None:
+        name = queue.name
         queue.has_durable = False
-        found = await self._store.database.read(lambda tx: storage.load_edus(tx, queue.name, 0, MAX_EDUS))
+        found, has_lost = await self._store.database.read(lambda tx: _load_durable(tx, name))
+        if has_lost and not found:
+            # Some users at a time, when those before have arrived.
+            lost = await self._store.database.read(lambda tx: lost_updates.find_lost(tx, name))
+            if lost is not None:
+                numbers = [self._store.numbers.next() for _ in lost.users]
+                now_ms = self._clock.now_ms()
+                await self._store.database.write(lambda tx: lost_updates.store_lost(tx, name, lost, numbers, now_ms))
+                found, has_lost = await self._store.database.read(lambda tx: _load_durable(tx, name))
         queue.durable.extend(DurableEdu(row.edu_nid, encode_edu(row.kind, row.content)) for row in found)
-        if len(found) == MAX_EDUS:
+        if has_lost or len(found) == MAX_EDUS:
             queue.has_durable = True
 
     async def _deliver(self, queue: Queue, batch: Batch) -> None:
@@ -463,14 +478,36 @@ class Outbox:
         """Bound what waits for servers that are away for long."""
         before = self._clock.now_ms() - DURABLE_MS
         write = self._store.database.write
-        await write(lambda tx: storage.delete_edus_before(tx, before))
+        while True:
+            lost, is_more = await write(lambda tx: _delete_before(tx, before))
+            # Whoever is back by now is told at once.
+            self.wake(lost)
+            if not is_more:
+                break
         for name in list(self._paused):
-            await write(_trimmed(name))
+            if await write(_trimmed(name)):
+                self.wake([name])
 
 
-def _trimmed(name: str) -> Callable[[Any], None]:
-    def trim(tx: Any) -> None:
+def _load_durable(tx: Transaction, name: str) -> tuple[list[WaitingEdu], bool]:
+    """Return EDUs that wait for a server, and whether it is to be told of more behind them."""
+    rows = storage.load_edus(tx, name, -1, MAX_EDUS + 1)
+    found = [row for row in rows if not lost_updates.is_note(row)][:MAX_EDUS]
+    return found, len(found) < len(rows) and lost_updates.is_note(rows[0])
+
+
+def _delete_before(tx: Transaction, created_ts: int) -> tuple[set[str], bool]:
+    lost, is_more = storage.delete_edus_before(tx, created_ts)
+    lost_updates.note_lost(tx, lost)
+    return lost, is_more
+
+
+def _trimmed(name: str) -> Callable[[Transaction], bool]:
+    def trim(tx: Transaction) -> bool:
         storage.collapse_edus(tx, name)
-        storage.limit_edus(tx, name, MAX_DURABLE)
+        is_lost = storage.limit_edus(tx, name, MAX_DURABLE)
+        if is_lost:
+            lost_updates.note_lost(tx, [name])
+        return is_lost
 
     return trim

@@ -31,6 +31,8 @@ MAX_MEMBERS: Final = 1_000
 MAX_SCANNED: Final = 1_000
 # LIMIT: rows that one round of trimming looks at.
 MAX_TRIMMED: Final = 20_000
+# EDUs that have waited for too long and are deleted at once.
+_BATCH: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,21 +241,35 @@ def collapse_edus(tx: Transaction, destination: str) -> int:
     return len(gone)
 
 
-def limit_edus(tx: Transaction, destination: str, most: int) -> int:
-    """Keep the newest `most` EDUs that wait for a server; return how many went at least."""
+def limit_edus(tx: Transaction, destination: str, most: int) -> bool:
+    """Keep the newest `most` EDUs that wait for a server; return whether any of those that went had a collapse key."""
     table = outbox_edus.c
     query = (
-        select(table.edu_nid)
-        .where(table.destination == destination)
+        select(table.edu_nid, table.collapse_key)
+        .where(table.destination == destination, table.edu_nid > 0)
         .order_by(table.edu_nid.desc())
         .offset(most)
         .limit(MAX_TRIMMED)
     )
-    gone = [row[0] for row in tx.all(query)]
-    delete_edus(tx, destination, gone)
-    return len(gone)
+    gone = tx.all(query)
+    delete_edus(tx, destination, [row[0] for row in gone])
+    return any(row[1] is not None for row in gone)
 
 
-def delete_edus_before(tx: Transaction, created_ts: int) -> None:
-    """Forget the EDUs that have waited since before then (milliseconds since the epoch)."""
-    tx.execute(delete(outbox_edus).where(outbox_edus.c.created_ts < created_ts))
+def delete_edus_before(tx: Transaction, created_ts: int) -> tuple[set[str], bool]:
+    """Forget a batch of the EDUs that have waited since before then (milliseconds since the epoch).
+
+    Return the servers of those that had a collapse key, and whether there may be more.
+    """
+    table = outbox_edus.c
+    query = select(table.destination, table.edu_nid, table.collapse_key).where(table.created_ts < created_ts)
+    gone: dict[str, list[int]] = {}
+    lost: set[str] = set()
+    rows = tx.all(query.order_by(table.created_ts).limit(_BATCH))
+    for destination, edu_nid, key in rows:
+        gone.setdefault(destination, []).append(edu_nid)
+        if key is not None:
+            lost.add(destination)
+    for destination, nids in gone.items():
+        delete_edus(tx, destination, nids)
+    return lost, len(rows) == _BATCH

@@ -11,6 +11,7 @@ from .base import Identifier, LongBytes, ShortText, metadata, number
 
 # One EDU for one server, deleted when that server has acknowledged it. `collapse_key` is a hash of what only the newest
 # row is of use for, to a server that was away for long; null for what must all arrive. `content` is canonical JSON.
+# The row with the number 0 is no EDU, but what `storage.lost_updates` notes of the server.
 outbox_edus = Table(
     "outbox_edus",
     metadata,

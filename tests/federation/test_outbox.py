@@ -8,7 +8,9 @@ import pytest_twisted
 from federation import catch_up, outbox
 from homeserver.errors import RemoteRefused
 from homeserver.model.canonical_json import JsonObject
-from storage.outbox import OutboxEdu, store_edus
+from storage import lost_updates
+from storage.device_lists import note_change
+from storage.outbox import OutboxEdu, load_edus, store_edus
 from tests.support.elsewhere import ALICE, BOB
 from tests.support.rooms import RoomServer, rooms  # noqa: F401
 from tests.support.sending import Sending
@@ -342,6 +344,47 @@ async def test_for_who_is_away_for_long_only_the_newest_of_a_key_and_of_the_last
     sending.destinations.woken(A)
     await sending.settle()
     assert [4, 5, 6] == [edu["content"]["n"] for edu in sending.wire.edus(A)]
+
+
+@pytest.mark.parametrize("by", ["age", "number"])
+@pytest_twisted.ensureDeferred
+async def test_who_comes_back_after_changes_of_lists_were_dropped_is_told_to_ask_for_them(
+    rooms: RoomServer,  # noqa: F811
+    by: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sending = await Sending.start(rooms)
+    shared = await sending.shared_room()
+    people = await rooms.users("carol", "dave", "erin")
+    for person in people[:2]:
+        await rooms.join(shared.room_id, person)
+    everybody = [sending.alice, sending.bob, *people]
+    for number, person in enumerate(everybody):
+        nid = await rooms.store.interner.user(person.user_id)
+        await rooms.store.database.write(
+            lambda tx, nid=nid, number=number: note_change(tx, nid, 100 + number, has_stream_id=True)
+        )
+    sending.wire.down.add(A)
+    await store(sending, row(sending, "m.device_list_update", 0, "@a D1"), row(sending, "m.direct_to_device", 1))
+    await sending.settle()
+    if by == "age":
+        rooms.clock.advance(outbox.DURABLE_MS / 1000 + 1)
+    else:
+        monkeypatch.setattr(outbox, "MAX_DURABLE", 1)
+        await store(sending, row(sending, "m.direct_to_device", 2))
+    for _ in range(2):
+        await sending.outbox.trim()
+    monkeypatch.setattr(lost_updates, "TOLD_AT_ONCE", 2)
+    await sending.restart()
+    sending.wire.down.clear()
+    sending.destinations.woken(A)
+    await sending.settle()
+    told = sending.wire.edus(A, "m.device_list_update")
+    members = [sending.alice, sending.bob, *people[:2]]
+    assert sorted(str(each.user_id) for each in members) == sorted(each["user_id"] for each in told)
+    assert {100, 101, 102, 103} == {each["stream_id"] for each in told}
+    assert all([] == each["prev_id"] for each in told), "it asks for the whole list"
+    assert [] == await rooms.store.database.read(lambda tx: load_edus(tx, A, -1, 10))
 
 
 @pytest_twisted.ensureDeferred
