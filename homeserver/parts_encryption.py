@@ -168,7 +168,7 @@ def build_encryption(
             tells_names=tells_names,
         ),
         one_time_keys=one_time_keys,
-        cross_signing=CrossSigning(store, device_lists=device_lists, stream=lists_stream),
+        cross_signing=CrossSigning(store, device_lists=device_lists, stream=lists_stream, remote=remote_keys),
         key_backups=KeyBackups(store.database),
         to_device=ToDevice(store, feed, clock, stream=to_device_stream, server_name=server_name, outbox=outbox),
         remote=remote_devices,

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import orjson
 from sqlalchemy import BindParameter, bindparam, delete, select
+
+from homeserver.model.canonical_json import encode_canonical
 
 from .tables.accounts import accounts, devices
 from .tables.e2ee import cross_signing_keys, device_keys, key_signatures
@@ -210,6 +213,30 @@ def delete_signatures_by(tx: Transaction, signer_nid: int, key_ids: Iterable[str
         tx.execute(delete(key_signatures).where(table.signer_nid == signer_nid, table.key_id.in_(part)))
 
 
+def delete_signatures_by_devices(tx: Transaction, user_nid: int, device_ids: Sequence[str]) -> bool:
+    """Forget the signatures that devices of a user made, also those that came with a cross-signing key.
+
+    Return whether there were any.
+    """
+    key_ids = [f"ed25519:{device_id}" for device_id in device_ids]
+    table = key_signatures.c
+    is_changed = False
+    for part in chunks(key_ids):
+        made = delete(key_signatures).where(table.signer_nid == user_nid, table.key_id.in_(part))
+        is_changed = tx.execute(made).rowcount > 0 or is_changed
+    left: list[CrossSigningKey] = []
+    for key in load_cross_signing(tx, [user_nid]):
+        content = orjson.loads(key.content)
+        own = content.get("signatures", {}).get(content["user_id"], {})
+        gone = [key_id for key_id in key_ids if key_id in own]
+        for key_id in gone:
+            del own[key_id]
+        if gone:
+            left.append(key._replace(content=encode_canonical(content)))
+    set_cross_signing(tx, left)
+    return is_changed or bool(left)
+
+
 def delete_keys_of_user(tx: Transaction, user_nid: int) -> None:
     """Forget the cross-signing keys of a user, and the signatures by the user and over the user's keys."""
     tx.execute(delete(cross_signing_keys).where(cross_signing_keys.c.user_nid == user_nid))
@@ -223,5 +250,5 @@ def delete_keys_of_devices(tx: Transaction, user_nid: int, device_nids: Sequence
     for part in chunks(device_nids):
         names = [row[0] for row in tx.all(select(devices.c.device_id).where(devices.c.device_nid.in_(part)))]
         delete_signatures_of(tx, user_nid, names)
-        delete_signatures_by(tx, user_nid, [f"ed25519:{name}" for name in names])
+        delete_signatures_by_devices(tx, user_nid, names)
         tx.execute(delete(device_keys).where(device_keys.c.user_nid == user_nid, device_keys.c.device_nid.in_(part)))

@@ -1,14 +1,16 @@
 """Cross-signing keys, and signatures that users make over devices and over each other.
 
 A signature is stored only when it is good: by a key of the user who uploads it, over the key as this server has it. So
-nobody can fill up other people's keys, and nothing that is shown is in vain.
+nobody can fill up other people's keys, and nothing that is shown is in vain. Signatures are checked outside of the
+transaction that stores them; there it is looked whether the keys are still those. Of a user of another server the keys
+are asked for where there is no copy of them; of one who shares no room, none is kept, and nobody can sign them.
 
 Spec: client-server API, "Cross-signing", `POST /keys/device_signing/upload`, `POST /keys/signatures/upload`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,8 +27,10 @@ from homeserver.model.device_keys import (
     USAGES,
     USER_SIGNING,
     check_cross_signing_key,
+    is_user_id,
     without_signatures,
 )
+from homeserver.model.ids import server_name_of
 from homeserver.model.signing import BadKey, BadSignature, VerifyKey, verify_signed_json
 from storage import device_keys as storage
 from storage import device_lists as lists_storage
@@ -35,11 +39,13 @@ from storage.store import Store
 from storage.transaction import Transaction
 
 from .device_lists import SIGNING_KEYS, DeviceLists
+from .remote_keys import RemoteKeys
 from .sessions import Requester
 
 # LIMIT: keys signed in one request, and signatures on each of them that are looked at.
 MAX_SIGNED: Final = 1_000
 MAX_SIGNATURES: Final = 10
+_FETCH_TIMEOUT_S: Final = 10.0
 _CHECKED: Final = "ed25519:checked"
 
 
@@ -59,8 +65,12 @@ class UploadedKeys:
 class CrossSigning:
     """Stores keys and signatures."""
 
-    def __init__(self, store: Store, *, device_lists: DeviceLists, stream: DeviceListsStream) -> None:
+    def __init__(
+        self, store: Store, *, device_lists: DeviceLists, stream: DeviceListsStream, remote: RemoteKeys | None = None
+    ) -> None:
+        """`remote` asks other servers."""
         self._store = store
+        self._remote = remote
         self._device_lists = device_lists
         self._stream = stream
 
@@ -144,12 +154,16 @@ class CrossSigning:
             if count > MAX_SIGNED:
                 raise InvalidParam(f"at most {MAX_SIGNED} keys can be signed at once")
             wanted[user] = targets
-        nids = await self._store.interner.find_users(wanted)
         signer = await self._store.database.read(lambda tx: _load_signer(tx, requester))
-        others = [nid for user, nid in nids.items() if user != requester.user_id]
-        masters = await self._store.database.read(
-            lambda tx: {key.user_nid: key for key in storage.load_cross_signing(tx, others) if key.usage == MASTER}
-        )
+        nids, masters = await self._find_masters(requester, wanted)
+        unknown = [
+            user
+            for user, targets in wanted.items()
+            if is_user_id(user)
+            and not any(key.public_key in targets for key in (masters.get(nids.get(user, 0)),) if key)
+        ]
+        if await self._fetch(requester, signer, unknown):
+            nids, masters = await self._find_masters(requester, wanted)
         failures: dict[str, dict[str, JsonObject]] = {}
         good: list[Signature] = []
         for user, targets in wanted.items():
@@ -163,34 +177,81 @@ class CrossSigning:
                 except MatrixError as fault:
                     failures.setdefault(user, {})[target] = fault.body()
         if good:
-            await self._keep(requester, signer, good, {nid: user for user, nid in nids.items()})
+            names = {nid: user for user, nid in nids.items()}
+            kept = await self._keep(requester, signer, masters, good, names)
+            for each in good:
+                if each not in kept:
+                    replaced = NotFound("The key was replaced meanwhile").body()
+                    failures.setdefault(names[each.target_nid], {})[each.target] = replaced
         return failures
 
+    async def _find_masters(
+        self, requester: Requester, wanted: Iterable[str]
+    ) -> tuple[dict[str, int], dict[int, CrossSigningKey]]:
+        """Return the numbers of users, and the master keys of those who are not the requester."""
+        nids = await self._store.interner.find_users(wanted)
+        others = [nid for nid in nids.values() if nid != requester.user_nid]
+        return {str(user): nid for user, nid in nids.items()}, await self._store.database.read(
+            lambda tx: _load_masters(tx, others)
+        )
+
+    async def _fetch(self, requester: Requester, signer: _Signer, users: Iterable[str]) -> bool:
+        """Ask other servers for keys that are not known; return whether anything was asked for."""
+        own_server = requester.user_id.server_name
+        asked: dict[str, dict[str, tuple[str, ...]]] = {}
+        for user in users:
+            server = server_name_of(user)
+            if server != own_server:
+                asked.setdefault(server, {})[user] = ()
+        if self._remote is None or not asked or signer.public_key(USER_SIGNING) is None:
+            return False
+        await self._remote.query(asked, timeout_s=_FETCH_TIMEOUT_S)
+        return True
+
     async def _keep(
-        self, requester: Requester, signer: _Signer, good: list[Signature], names: Mapping[int, str]
-    ) -> None:
+        self,
+        requester: Requester,
+        signer: _Signer,
+        masters: Mapping[int, CrossSigningKey],
+        good: Sequence[Signature],
+        names: Mapping[int, str],
+    ) -> list[Signature]:
+        """Store signatures by and over keys that are still there; return which."""
         user_nid = requester.user_nid
-        own = {each.target for each in good if each.target_nid == user_nid}
-        others = {each.target_nid for each in good if each.target_nid != user_nid}
-        told = [SIGNING_KEYS if target == signer.public_key(MASTER) else target for target in own]
 
-        def write(tx: Transaction, position: int) -> None:
-            storage.set_signatures(tx, good)
-            self._device_lists.note(tx, user_nid, told)
-            for other in others:
+        def write(tx: Transaction, position: int) -> list[Signature]:
+            now = _load_signer(tx, requester)
+            others = _load_masters(tx, {each.target_nid for each in good if each.target_nid != user_nid})
+            kept: list[Signature] = []
+            for each in good:
+                if each.target_nid == user_nid:
+                    is_same = now.content_of(each.target) == signer.content_of(each.target)
+                else:
+                    is_same = others.get(each.target_nid) == masters.get(each.target_nid)
+                name = each.key_id.removeprefix("ed25519:")
+                if is_same and now.content_of(name) == signer.content_of(name):
+                    kept.append(each)
+            storage.set_signatures(tx, kept)
+            own = {each.target for each in kept if each.target_nid == user_nid}
+            self._device_lists.note(
+                tx, user_nid, [SIGNING_KEYS if target == now.public_key(MASTER) else target for target in own]
+            )
+            for other in {each.target_nid for each in kept if each.target_nid != user_nid}:
                 lists_storage.touch_list(tx, other, position)
+            return kept
 
-        def publish(position: int, result: None) -> None:
+        def publish(position: int, kept: list[Signature]) -> None:
             # Only the signer sees a signature over somebody else's key.
-            for other in others:
+            for other in {each.target_nid for each in kept if each.target_nid != user_nid}:
                 self._stream.publish_to(requester.user_id, names[other], position)
 
-        await store_change(
+        kept = await store_change(
             self._store.positions,
             lambda position: self._store.database.write(lambda tx: write(tx, position)),
             publish,
         )
         await self._device_lists.tell(requester.user_id, user_nid)
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +264,13 @@ class _Signer:
     def public_key(self, usage: str) -> str | None:
         key = self.keys.get(usage)
         return None if key is None else key.public_key
+
+    def content_of(self, target: str) -> bytes | None:
+        """Return a device (by its ID) or cross-signing key (by itself), without what others know it by."""
+        key = next((key for key in self.keys.values() if key.public_key == target), None)
+        if key is not None:
+            return key.content
+        return self.devices.get(target)
 
     def sign_own(self, target: str, signed: Any) -> list[Signature]:
         """Return the signatures over a device or the master key of the user's own."""
@@ -220,18 +288,20 @@ class _Signer:
         if master is None or target != master.public_key:
             raise NotFound("No such device or key")
         _check_same(signed, orjson.loads(master.content))
-        # Spec: the master key may be signed by the user's devices.
+        # Spec: the master key may be signed by the user's devices. One of them that has other keys since does not void
+        # the signatures of the others.
         found: list[Signature] = []
-        for name in names[:MAX_SIGNATURES]:
-            device_id = name.partition(":")[2]
-            device = self.devices.get(device_id)
-            if device is None:
-                continue
-            public = orjson.loads(device).get("keys", {}).get(f"ed25519:{device_id}")
+        fault: InvalidSignature | None = None
+        device_ids = [name.partition(":")[2] for name in names]
+        for device_id in [each for each in device_ids if each in self.devices][:MAX_SIGNATURES]:
+            public = orjson.loads(self.devices[device_id]).get("keys", {}).get(f"ed25519:{device_id}")
             if isinstance(public, str):
-                found.append(self._checked(signed, self.user_nid, target, device_id, public))
+                try:
+                    found.append(self._checked(signed, self.user_nid, target, device_id, public))
+                except InvalidSignature as bad:
+                    fault = bad
         if not found:
-            raise InvalidSignature("The master key is not signed by a device of the user")
+            raise fault or InvalidSignature("The master key is not signed by a device of the user")
         return found
 
     def sign_other(
@@ -262,6 +332,10 @@ def _load_signer(tx: Transaction, requester: Requester) -> _Signer:
         {key.usage: key for key in storage.load_cross_signing(tx, [user_nid])},
         {device.device_id: device.content for device in storage.load_device_keys(tx, [user_nid])},
     )
+
+
+def _load_masters(tx: Transaction, user_nids: Iterable[int]) -> dict[int, CrossSigningKey]:
+    return {key.user_nid: key for key in storage.load_cross_signing(tx, user_nids) if key.usage == MASTER}
 
 
 def _signature_names(signed: Any, user_id: str) -> list[str]:

@@ -33,7 +33,7 @@ from storage.one_time_keys import KeyRow
 from storage.store import Store
 from storage.transaction import Transaction
 
-from .device_lists import DeviceLists
+from .device_lists import SIGNING_KEYS, DeviceLists
 from .one_time_keys import OneTimeKeys
 from .remote_keys import RemoteKeys, with_name
 from .sessions import Requester
@@ -137,7 +137,8 @@ class DeviceKeys:
         Call `uploaded` after the commit. Raises InvalidParam.
         """
         identity = upload.identity
-        is_new = identity is not None and storage.find_device_keys(tx, user_nid, device_nid) != identity
+        present = None if identity is None else storage.find_device_keys(tx, user_nid, device_nid)
+        is_new = identity is not None and present != identity
         if is_new and identity is not None:
             # Spec: "Cross-signing": servers "must ensure that device IDs will not collide with cross-signing public
             # keys".
@@ -146,6 +147,10 @@ class DeviceKeys:
             storage.set_device_keys(tx, user_nid, device_nid, identity)
             storage.delete_signatures_of(tx, user_nid, [device_id])
             self._device_lists.note(tx, user_nid, [device_id])
+            # What the replaced key has signed, the master key most likely, the new one has not.
+            is_replaced = present is not None and _signing_key(present, device_id) != _signing_key(identity, device_id)
+            if is_replaced and storage.delete_signatures_by_devices(tx, user_nid, [device_id]):
+                self._device_lists.note(tx, user_nid, [SIGNING_KEYS])
         return self._one_time_keys.add(tx, device_nid, upload.one_time, upload.fallback), is_new
 
     async def uploaded(self, user_id: UserID, user_nid: int, device_nid: int) -> None:
@@ -231,6 +236,10 @@ class DeviceKeys:
                 for name in key["keys"].values():
                     shown[user] = add_signatures(key, by_user[user_nid].get(name, {}))
         return shown
+
+
+def _signing_key(content: bytes, device_id: str) -> Any:
+    return orjson.loads(content).get("keys", {}).get(f"ed25519:{device_id}")
 
 
 def read_query(body: JsonObject) -> dict[str, Sequence[str]]:

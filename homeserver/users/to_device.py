@@ -31,6 +31,7 @@ from homeserver.model.edu import parse_direct_to_device
 from homeserver.model.ids import ServerName, UserID
 from homeserver.ports import EduOutbox
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.lanes import Lanes
 from storage import device_keys as keys_storage
 from storage import to_device as storage
 from storage.outbox import OutboxEdu, store_edus
@@ -87,6 +88,8 @@ class ToDevice:
         self._stream = stream
         self._server_name = server_name
         self._outbox = outbox
+        # By the owners of requests.
+        self._lanes: Lanes[str] = Lanes()
 
     async def send(self, requester: Requester, event_type: str, txn_id: str, messages: Messages) -> None:
         """Send messages of one type; nothing happens where the device has sent under this ID before."""
@@ -164,7 +167,7 @@ class ToDevice:
                 if id(content) not in encoded:
                     encoded[id(content)] = head + orjson.dumps(content) + b"}"
 
-        full = await self._full(now_ms)
+        full: frozenset[int] = frozenset()
 
         def write(tx: Transaction, position: int) -> dict[int, tuple[str, int]]:
             if not storage.begin_transaction(tx, request, position, now_ms, most=most):
@@ -181,11 +184,16 @@ class ToDevice:
                 self._stream.publish({device_nid: user_id for device_nid, (user_id, _) in found.items()}, position)
                 self._stream.bounds.added({device_nid: size for device_nid, (_, size) in found.items()})
 
-        await store_change(
-            self._store.positions,
-            lambda position: self._store.database.write(lambda tx: write(tx, position)),
-            publish,
-        )
+        # Messages of one sender are stored in the order in which they came; what is stored has its place once it is
+        # handed to the writer.
+        async with self._lanes.enter(request.owner):
+            full = await self._full(now_ms)
+            stored = store_change(
+                self._store.positions,
+                lambda position: self._store.database.write(lambda tx: write(tx, position)),
+                publish,
+            )
+        await stored
 
     async def _full(self, now_ms: int) -> frozenset[int]:
         """Return the devices that take nothing now; those of which it is in doubt are weighed first."""

@@ -115,6 +115,27 @@ async def test_two_servers_share_keys_lists_and_messages(federation: Federation)
 
 
 @pytest_twisted.ensureDeferred
+async def test_keys_of_a_user_elsewhere_are_asked_for_when_they_are_signed(
+    sqlite_federation: Federation,  # noqa: F811
+) -> None:
+    """A client may have had them before a room was shared, or from a server that has forgotten them since."""
+    one, two = await sqlite_federation.start(2)
+    alice, bob = await one.register("alice"), await two.register("bob")
+    hers, his = await _with_keys(alice), await _with_keys(bob)
+    await alice.call("POST", "/keys/device_signing/upload", hers.cross_signing())
+    await bob.call("POST", "/keys/device_signing/upload", his.cross_signing())
+    master = hers.sign_by_user(his.public("master", his.master))
+    body = {bob.user_id: {his.master.verify_key_base64: master, "OTHER": master}}
+    failures = (await alice.call("POST", "/keys/signatures/upload", body))["failures"]
+    assert 2 == len(failures[bob.user_id]), "of whom no room is shared with, no keys are kept"
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room, via=one)
+    failures = (await alice.call("POST", "/keys/signatures/upload", body))["failures"]
+    assert ["OTHER"] == list(failures[bob.user_id])
+    assert alice.user_id in (await _query(alice, bob.user_id))["master_keys"][bob.user_id]["signatures"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_others_are_told_of_our_users_alone(sqlite_federation: Federation) -> None:  # noqa: F811
     (server,) = await sqlite_federation.start()
     remote = await sqlite_federation.play()

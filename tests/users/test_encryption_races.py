@@ -6,20 +6,23 @@ The functions that are replaced here do what they did, and let something else ha
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from threading import Event
 from typing import Any
 
 import orjson
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import blockingCallFromThread
 
 from homeserver.errors import InvalidParam, UnknownToken
-from homeserver.users import device_keys
+from homeserver.feed.streams import inbox_bounds
+from homeserver.users import cross_signing, device_keys
 from homeserver.users.dehydrated_devices import DehydratedDevices
+from storage import to_device as storage
 from tests.support.encrypted import EncryptedServer
-from tests.support.encryption import Keys
+from tests.support.encryption import Keys, public_key
 from tests.support.other_server import BOB
 from tests.users.test_remote_devices import World
 from tests.users.test_remote_devices import world as remote_world  # noqa: F401
@@ -79,6 +82,62 @@ async def test_who_has_logged_out_meanwhile_leaves_no_dehydrated_device(world: E
     with pytest.raises(UnknownToken):
         await dehydrated.store(alice, body)
     assert 0 == (await world.sizes())["devices"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signature_over_keys_that_were_replaced_meanwhile_is_not_stored(
+    world: EncryptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await world.log_in("alice", "PHONE")
+    keys = await world.upload(alice)
+    signing = world.parts.cross_signing
+    assert await signing.store(alice, await signing.read_upload(alice, keys.cross_signing()))
+    load = cross_signing._load_signer
+
+    def load_before_a_change(*arguments: Any) -> Any:
+        found = load(*arguments)
+        monkeypatch.setattr(cross_signing, "_load_signer", load)
+        body = {"device_keys": keys.device(more=1)}
+        upload = world.parts.device_keys.upload
+        blockingCallFromThread(reactor, lambda: Deferred.fromCoroutine(upload(alice, body)))
+        return found
+
+    monkeypatch.setattr(cross_signing, "_load_signer", load_before_a_change)
+    master = keys.sign(keys.public("master", keys.master), keys.device_key, "PHONE")
+    body = {alice.user_id: {"PHONE": keys.sign_by_self(keys.device()), public_key(keys.master): master}}
+    failures = await signing.sign(alice, body)
+    # That by the device neither: it was looked whether its key is good before the change.
+    assert {"PHONE", public_key(keys.master)} == set(failures[alice.user_id])
+    assert 0 == (await world.sizes())["key_signatures"]
+    body[alice.user_id]["PHONE"] = keys.sign_by_self(keys.device(more=1))
+    assert {} == await signing.sign(alice, body)
+    assert 2 == (await world.sizes())["key_signatures"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_of_one_device_keep_their_order_where_an_inbox_is_weighed(
+    world: EncryptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_bounds, "MAX_WAITING", 100)
+    alice, bob = await world.log_in("alice"), await world.log_in("bob")
+    measure, looks = storage.measure_inboxes, 0
+
+    def measure_late(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        # Whoever comes later must not be through first.
+        Event().wait(0.05 if looks == 1 else 0)
+        return measure(*arguments)
+
+    monkeypatch.setattr(storage, "measure_inboxes", measure_late)
+    await world.send(alice, "0", {bob.user_id: {"*": {"n": 0}}})
+    sent = [
+        Deferred.fromCoroutine(world.send(alice, f"{number}", {bob.user_id: {"*": {"n": number}}}))
+        for number in range(1, 6)
+    ]
+    await gatherResults(sent)
+    assert looks > 0
+    assert list(range(6)) == [each["n"] for each in (await world.sync(bob))[0]]
 
 
 @pytest_twisted.ensureDeferred
