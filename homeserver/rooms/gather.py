@@ -26,6 +26,9 @@ from .tip import Extremity, RoomServers, RoomTip, StateEvents
 # LIMIT: rooms whose tips are kept in memory, and the entries of the states in them; who sent least lately goes first.
 MAX_TIPS: Final = 10_000
 MAX_TIP_ENTRIES: Final = 500_000
+# Entries of the state of a room that is called small.
+SMALL_STATE: Final = 20
+_SOON: Final = frozenset({"m.room.create", "m.room.power_levels", "m.room.member"})
 CREATE_KEY: Final = ("m.room.create", "")
 
 
@@ -126,13 +129,24 @@ class Tips:
                 if nid is not None:
                     missing[nid] = key
         if missing:
-            loaded = await events.get(missing)
+            loaded = await events.get([*missing, *self._soon(state)])
             for nid, key in missing.items():
                 stored = loaded.get(nid) or in_flight.get(nid)
                 if stored is None:
                     raise StorageUnavailable("the state that this event builds on could not be stored")
                 found[key] = stored
         return found
+
+    def _soon(self, state: Any) -> list[int]:
+        """Return what will be asked for next in a small room that nobody has asked for lately: who is in it, and such.
+
+        One look-up for all takes little longer than one.
+        """
+        if len(state) > SMALL_STATE:
+            return []
+        known_key_name = self._store.interner.known_key_name
+        names = ((known_key_name(key_nid), nid) for key_nid, nid in state.items())
+        return [nid for name, nid in names if name is not None and name[0] in _SOON]
 
     async def drained(self, room_id: RoomID) -> None:
         """Wait until the appends of a room that are decided are stored; called in its lane."""
