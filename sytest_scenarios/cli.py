@@ -7,6 +7,7 @@ nothing to judge: wrong arguments, a server that does not start or is no homeser
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import shutil
 import sys
@@ -38,7 +39,12 @@ NOTHING_JUDGED: Final = 2
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
-    stories = select(all_stories(), words=arguments.k or "", areas=arguments.area, tags=arguments.tag)
+    stories = select(
+        all_stories(*map(os.path.abspath, arguments.stories)),
+        words=arguments.k or "",
+        areas=arguments.area,
+        tags=arguments.tag,
+    )
     if arguments.list:
         _list(stories)
         return
@@ -144,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--implementation", default="", help="which one it is, if it does not say so itself")
     add("--ca-file", help="a PEM file of the authority that signed its certificate")
     add("--start", default="sennit-sqlite", help=f"how to start one: a TOML file, or one of {included}")
+    add("--stories", action="append", default=[], metavar="FOLDER", help="a folder with more stories, of your own")
     add("-k", metavar="WORDS", help="only stories with all these words in name or title")
     add("--area", action="append", default=[], help="only stories of this area; may be said several times")
     add("--tag", action="append", default=[], help="only stories with this tag; may be said several times")

@@ -121,7 +121,7 @@ def story(
                 title=title,
                 tell=tell,
                 area=area or module,
-                name=f"{area}/{module}.{getattr(tell, '__name__', '?')}" if area else module,
+                name=f"{area}/{module}.{tell.__name__}" if area else f"{module}.{tell.__name__}",
                 shows=shows,
                 needs=needs,
                 tags=frozenset(tags),
@@ -135,9 +135,10 @@ def story(
     return mark
 
 
-def all_stories() -> list[Story]:
-    """Load every module under `stories/` and return its stories, by name."""
+def all_stories(*folders: str) -> list[Story]:
+    """Load every module under `stories/`, and under further folders of that form, and return their stories, by name."""
     package = importlib.import_module(STORIES_PACKAGE)
+    package.__path__.extend(each for each in folders if each not in package.__path__)
     for module in pkgutil.walk_packages(package.__path__, f"{STORIES_PACKAGE}."):
         importlib.import_module(module.name)
     return sorted(

@@ -17,7 +17,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("homeserver", "storage", "federation", "api", "synapse_compat", "sytest_scenarios")
 PLUGIN_FOLDER = ROOT / "homeserver" / "twistd_plugin"
-MAY_PICK_THE_REACTOR = ("homeserver/runtime/", "homeserver/cli.py", "homeserver/twisted_service.py")
+MAY_PICK_THE_REACTOR = (
+    "homeserver/runtime/",
+    "homeserver/cli.py",
+    "homeserver/twisted_service.py",
+    "sytest_scenarios/clock.py",
+)
 
 
 def _modules(*packages: str) -> list[Path]:

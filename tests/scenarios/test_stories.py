@@ -2,7 +2,7 @@
 
 import pytest
 
-from sytest_scenarios.pytest_plugin import stories_as_tests
+from .as_tests import stories_as_tests
 
 pytestmark = pytest.mark.slow
 

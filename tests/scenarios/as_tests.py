@@ -1,4 +1,4 @@
-"""Stories as tests of pytest, told all at once by the first of them; needs pytest-twisted.
+"""Stories as tests of pytest, told all at once by the first of them.
 
     # test_stories.py
     told_stories, test_story = stories_as_tests(start="sennit-sqlite")
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted  # type: ignore[import-untyped]
+import pytest_twisted
 
-from .http import Web
-from .launching import Description
-from .runner import Outcome, Result, Settings, tell_all
-from .story import Story, all_stories
-from .world import StartedWorld, UrlWorld, World
+from sytest_scenarios.http import Web
+from sytest_scenarios.launching import Description
+from sytest_scenarios.runner import Outcome, Result, Settings, tell_all
+from sytest_scenarios.story import Story, all_stories
+from sytest_scenarios.world import StartedWorld, UrlWorld, World
 
 
 def stories_as_tests(
@@ -32,7 +32,7 @@ def stories_as_tests(
 ) -> tuple[Any, Callable[..., None]]:
     """Return a fixture, to be called `told_stories`, and a test, to be called `test_story`."""
 
-    @pytest_twisted.async_yield_fixture(scope="module")  # type: ignore[untyped-decorator]
+    @pytest_twisted.async_yield_fixture(scope="module")
     async def told_stories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
         """How the selected stories of this module ended, by name."""
         chosen: list[Any] = [
