@@ -63,7 +63,6 @@ class Host:
         self.version = ""
         self.versions: list[str] = []
         self.unstable_features: Mapping[str, Any] = {}
-        self.journal = Journal()
         # Names differ from those of earlier runs against the same server.
         self._run = secrets.token_hex(3)
         self._missing: dict[str, str | None] = {}

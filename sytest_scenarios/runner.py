@@ -97,6 +97,8 @@ async def tell_all(
     order = list(stories) * settings.repeat
     if settings.shuffle:
         Random(settings.seed).shuffle(order)
+    # Those for which servers have to be started come first, so that the run does not end with waiting for them.
+    order.sort(key=lambda story: -(story.needs.servers + story.needs.own_servers))
     telling = _Telling(deque(order), world, settings, on_result)
     workers = [Deferred.fromCoroutine(_work(telling)) for _ in range(max(1, settings.jobs))]
     try:

@@ -76,7 +76,8 @@ class Stream:
         factory: Any = _Factory(
             url.replace("http", "ws", 1), headers={"Authorization": f"Bearer {user.token}"}, protocols=["m.json"]
         )
-        factory.setProtocolOptions(openHandshakeTimeout=WAIT_S, maxMessagePayloadSize=32 * 1024 * 1024)
+        limit_s = min(WAIT_S, user.server.host.web.patience_s)
+        factory.setProtocolOptions(openHandshakeTimeout=limit_s, maxMessagePayloadSize=32 * 1024 * 1024)
         opened: Deferred[None] = Deferred()
         factory.protocol = lambda: _Protocol(self, opened)
         endpoint: Any = HostnameEndpoint(REACTOR, host, port, timeout=5)
@@ -84,10 +85,15 @@ class Stream:
             endpoint = wrapClientTLS(optionsForClientTLS(host, user.server.host.web.trust_root), endpoint)
         try:
             self._protocol = await endpoint.connect(factory)
-            await opened.addTimeout(WAIT_S, REACTOR)
+            await opened.addTimeout(limit_s, REACTOR)
         except Failed as failure:
             exchange.trouble = failure.came
             raise
+        except defer.TimeoutError:
+            exchange.trouble = f"nothing within {limit_s:g} s"
+            if self._protocol is not None:
+                self._protocol.dropConnection(abort=True)
+            raise Failed("the WebSocket of the stream to open", exchange.trouble) from None
         except Exception as trouble:
             exchange.trouble = f"{type(trouble).__name__}: {str(trouble)[:200]}"
             raise Failed("the WebSocket of the stream to open", exchange.trouble) from None

@@ -13,9 +13,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
+from sytest_scenarios.actors import Server, User
 from sytest_scenarios.expect import Failed, check, check_equal, refused
 from sytest_scenarios.host import Host
 from sytest_scenarios.http import Web
+from sytest_scenarios.journal import Journal
 from sytest_scenarios.runner import Outcome, Result, Settings, tell, tell_all
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import Needs, Story, all_stories, feature, users
@@ -71,6 +73,17 @@ async def test_a_story_ends_with_a_sentence_against_what_is_no_homeserver(name: 
     assert Outcome.FAILED is result.outcome
     assert result.sentence.startswith("expected ") and "; got " in result.sentence
     assert took_s < 5
+
+
+@pytest.mark.parametrize("name", ["never answers", "answers rubbish", "closes", "redirects", "is a web site"])
+@pytest_twisted.ensureDeferred
+async def test_opening_a_stream_ends_with_a_sentence_against_what_has_none(name: str) -> None:
+    with wrong_server(WRONG[name]) as url:
+        server = Server(Host(url, Web(patience_s=0.3)), Journal())
+        alice = User("Alice", server, "@alice:x", "password", "token", "DEVICE")
+        with pytest.raises(Failed, match="expected the WebSocket of the stream to open; got "):
+            async with alice.stream():
+                pass
 
 
 @pytest_twisted.ensureDeferred
