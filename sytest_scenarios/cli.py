@@ -60,7 +60,9 @@ async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
     status = NOTHING_JUDGED
     try:
         world = _world(arguments, folder)
-        trigger = REACTOR.addSystemEventTrigger("before", "shutdown", world.kill_all)
+        trigger = REACTOR.addSystemEventTrigger(
+            "before", "shutdown", _give_up, world, None if arguments.keep else folder
+        )
         status = await _judge(arguments, stories, world)
         REACTOR.removeSystemEventTrigger(trigger)
     except (CannotStart, OSError) as error:
@@ -76,6 +78,13 @@ async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     raise SystemExit(status)
+
+
+def _give_up(world: World, folder: Path | None) -> None:
+    """Leave nothing behind when the run is interrupted."""
+    world.kill_all()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _judge(arguments: argparse.Namespace, stories: list[Story], world: World) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import DeferredLock
 
-from .actors import LONGEST_RATE_LIMIT_S, Server, User, ask, sleep, text
+from .actors import Server, User, ask, sleep, text
 from .expect import Failed, shown
 from .features import FEATURES
 from .http import Answer, Web
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .launching import Process
 
 SHARED_SECRET_PATH: Final = "/_synapse/admin/v1/register"
+LONGEST_ACCOUNT_LIMIT_S: Final = 60.0
 _NUMBERS: Final = count(1)
 
 
@@ -67,6 +68,7 @@ class Host:
         self._run = secrets.token_hex(3)
         self._missing: dict[str, str | None] = {}
         self._probing = DeferredLock()
+        self.waiting = DeferredLock()
 
     async def look(self) -> None:
         """Ask what it is; Failed if it is no homeserver."""
@@ -173,11 +175,17 @@ class Host:
 
 async def _patiently(server: Server, path: str, body: Any, name: str) -> Answer:
     """POST, and wait where the server wants fewer accounts a second."""
-    while True:
-        answer = await server.request("POST", path, body, who=name)
-        if answer.status != 429:
-            return answer
-        wait_ms = answer.json.get("retry_after_ms") if isinstance(answer.json, dict) else None
-        if not isinstance(wait_ms, int) or not 0 <= wait_ms <= LONGEST_RATE_LIMIT_S * 1000:
-            return answer
-        await sleep(wait_ms / 1000 + 0.01)
+    answer = await server.request("POST", path, body, who=name)
+    if answer.status != 429:
+        return answer
+    # One story at a time waits, in the order in which they came.
+    await server.host.waiting.acquire()
+    try:
+        while True:
+            answer = await server.request("POST", path, body, who=name)
+            wait_ms = answer.json.get("retry_after_ms") if answer.status == 429 else None
+            if not isinstance(wait_ms, int) or not 0 <= wait_ms <= LONGEST_ACCOUNT_LIMIT_S * 1000:
+                return answer
+            await sleep(wait_ms / 1000 + 0.01)
+    finally:
+        server.host.waiting.release()

@@ -14,7 +14,7 @@ import linecache
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -33,6 +33,8 @@ from .story import Story
 from .world import World
 
 JOBS: Final = 8
+# Only a server that wants few accounts a second takes that long: each answer is waited for a shorter time.
+PREPARING_LIMIT_S: Final = 900.0
 
 
 class Outcome(enum.Enum):
@@ -134,14 +136,16 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
             implementation = hosts[0].implementation
             for reason in [each for each in [await _missing(story, hosts)] if each]:
                 raise Skipped(reason)
-            began = time.monotonic()
             scene = Scene(
                 journal,
                 [Server(host, journal) for host in hosts],
                 Random(f"{settings.seed}:{story.name}"),
                 settings.scale,
             )
-            await _within(story, scene, story.time_limit_s * settings.time_factor)
+            making = _make_users(story, scene)
+            await _within(making, journal, PREPARING_LIMIT_S * settings.time_factor, "the accounts to be made")
+            began = time.monotonic()
+            await _within(story.tell(scene), journal, story.time_limit_s * settings.time_factor, "the story to end")
     except Skipped as skip:
         return Result(story, Outcome.SKIPPED, str(skip), time.monotonic() - began)
     except Failed as failure:
@@ -178,8 +182,8 @@ async def _missing(story: Story, hosts: Sequence[Host]) -> str | None:
     return None
 
 
-async def _within(story: Story, scene: Scene, limit_s: float) -> None:
-    telling = Deferred.fromCoroutine(_told(story, scene))
+async def _within(doing: Awaitable[None], journal: Journal, limit_s: float, expected: str) -> None:
+    telling = Deferred.fromCoroutine(_awaited(doing))
     waiting: Deferred[None] = Deferred()
 
     def end(result: object) -> None:
@@ -190,7 +194,7 @@ async def _within(story: Story, scene: Scene, limit_s: float) -> None:
     stands: list[str] = []
 
     def late() -> None:
-        stands.append(scene.journal.where())
+        stands.append(journal.where())
         telling.cancel()
         # A story that does not mind being cancelled is left behind.
         end(None)
@@ -205,13 +209,16 @@ async def _within(story: Story, scene: Scene, limit_s: float) -> None:
         if timer.active():
             timer.cancel()
     if stands:
-        raise Failed(f"the story to end within {limit_s:g} s", stands[0])
+        raise Failed(f"{expected} within {limit_s:g} s", stands[0])
 
 
-async def _told(story: Story, scene: Scene) -> None:
+async def _awaited(doing: Awaitable[None]) -> None:
+    await doing
+
+
+async def _make_users(story: Story, scene: Scene) -> None:
     for _ in range(story.needs.users):
         await scene.new_user()
-    await story.tell(scene)
 
 
 def _line_of(error: BaseException, story: Story) -> str:
