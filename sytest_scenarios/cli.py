@@ -1,7 +1,7 @@
 """The command `sennit-scenarios`.
 
 Exit status: 0 if no story failed; 1 if one did (with `--strict`, also if one passed unexpectedly); 2 if there was
-nothing to judge: wrong arguments, a server that does not start or is no homeserver.
+nothing to judge: wrong arguments, a server that does not start or is no homeserver; 130 if it was interrupted.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .story import Story, all_stories, select
 from .world import StartedWorld, UrlWorld, World
 
 NOTHING_JUDGED: Final = 2
+INTERRUPTED: Final = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,7 +51,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if not stories:
         sys.exit("sennit-scenarios: no story is called so; --list tells them all")
-    react(lambda _: Deferred.fromCoroutine(run(arguments, stories)), ())
+    ended: list[int] = []
+
+    async def until_its_end() -> None:
+        try:
+            await run(arguments, stories)
+        except SystemExit:
+            ended.append(1)
+            raise
+
+    try:
+        react(lambda _: Deferred.fromCoroutine(until_its_end()), ())
+    finally:
+        if not ended:
+            # Twisted takes an interrupt for a good end.
+            sys.exit(INTERRUPTED)
 
 
 async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
