@@ -45,7 +45,7 @@ def test_ten_servers_have_the_same() -> None:
     ("seed", "servers", "version"),
     [
         (2, 2, "12"),
-        (3, 3, "6"),
+        (5, 3, "6"),
         *(
             pytest.param(seed, 4, version, marks=pytest.mark.deep)
             for seed in (2, 3)
