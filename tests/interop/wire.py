@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
-from tests.support.played_server import free_port, pause
+from tests.support.played_server import pause, reserved_port
 
 
 class Wire:
@@ -19,8 +19,8 @@ class Wire:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.port = free_port(address)
-        self.target_port = _another_port(address, self.port)
+        self.port, self._reserved = reserved_port(address)
+        self.target_port, self._target_reserved = reserved_port(address)
         self._listening: Any = None
         self._ends: set[Any] = set()
 
@@ -63,9 +63,3 @@ class _End(ProxyServer):
 class _WireFactory(ProxyFactory):
     protocol = _End
     ends: set[Any]
-
-
-def _another_port(address: str, port: int) -> int:
-    while (found := free_port(address)) == port:
-        pass
-    return found

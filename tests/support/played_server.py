@@ -78,6 +78,17 @@ def free_port(address: str) -> int:
         return port
 
 
+def reserved_port(address: str) -> tuple[int, socket.socket]:
+    """Return a port for listening at that address, now and again, and what keeps others from getting it meanwhile.
+
+    Who knows it can listen there all the same: the socket is bound and does not listen.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind((address, 0))
+    return kept.getsockname()[1], kept
+
+
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
