@@ -29,6 +29,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -43,6 +44,8 @@ from .journal import Journal
 
 SERVERS: Final = Path(__file__).with_name("servers")
 STOP_TIMEOUT_S: Final = 20.0
+# Below the ports that the system gives to whoever asks for any; each run begins at another place.
+_PORTS: Final = count(os.getpid() * 997)
 
 
 class CannotStart(Exception):
@@ -218,14 +221,18 @@ class Process:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on."""
-    with closing(socket.socket()) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError as error:
-            raise CannotStart(f"{address} cannot be used here: {error}") from None
-        port: int = probe.getsockname()[1]
+    """Return a port that nobody listens on, and that nobody is given who asks the system for any."""
+    fault: OSError | None = None
+    for _ in range(1_000):
+        port = 10_000 + next(_PORTS) % 22_000
+        with closing(socket.socket()) as probe:
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                fault = error
+                continue
         return port
+    raise CannotStart(f"{address} cannot be used here: {fault}")
 
 
 def _variables(description: Description) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.test_tls import write_certificate
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -91,15 +92,8 @@ def _sennit(folder: Path, *arguments: str, typed: str = "") -> subprocess.Comple
     )
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _write(folder: Path, more: str = "", listener: str = "", database_url: str = "sqlite:///sennit.db") -> int:
-    port = _free_port()
+    port = free_port()
     (folder / "sennit.toml").write_text(
         f'[server]\nname = "localhost"\n[[listeners]]\nport = {port}\n{listener}\n'
         f'[database]\nurl = "{database_url}"\n[registration]\nbcrypt_rounds = 4\n{more}'

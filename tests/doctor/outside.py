@@ -25,7 +25,8 @@ from homeserver.runtime.tls import ReloadableTLS
 from tests.support.certificates import Authority
 from tests.support.federation import FederatedServer
 from tests.support.outgoing import PlayedNames, PortsElsewhere
-from tests.support.played_server import Browser, PlayedRequest, PlayedServer, free_port
+from tests.support.played_server import Browser, PlayedRequest, PlayedServer
+from tests.support.ports import free_port
 
 NAME = "example.org"
 FEDERATION = "/_matrix/federation/v1"

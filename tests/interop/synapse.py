@@ -29,7 +29,8 @@ from twisted.internet.threads import deferToThread
 from tests.oracle.synapse_process import synapse_python
 from tests.support.certificates import Authority
 from tests.support.federation import FederatedUser
-from tests.support.played_server import Browser, PlayedAnswer, reserved_port
+from tests.support.played_server import Browser, PlayedAnswer
+from tests.support.ports import free_port
 
 from .wire import Wire
 
@@ -49,8 +50,7 @@ class Synapse:
         self.address = address
         self.wire = Wire(address)
         self.name = f"{address}:{self.wire.port}"
-        client_port, self._reserved = reserved_port(address)
-        self.url = f"http://{address}:{client_port}"
+        self.url = f"http://{address}:{free_port(address)}"
         self.log_path = folder / "homeserver.log"
         self._config_path = folder / "homeserver.json"
         # JSON is YAML too.

@@ -11,7 +11,8 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
-from tests.support.played_server import pause, reserved_port
+from tests.support.played_server import pause
+from tests.support.ports import free_port
 
 
 class Wire:
@@ -19,8 +20,8 @@ class Wire:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.port, self._reserved = reserved_port(address)
-        self.target_port, self._target_reserved = reserved_port(address)
+        self.port = free_port(address)
+        self.target_port = free_port(address)
         self._listening: Any = None
         self._ends: set[Any] = set()
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from tests.support.certificates import Authority
-from tests.support.server import ROOT, _config, _free_port
+from tests.support.ports import free_port
+from tests.support.server import ROOT, _config
 
 from .http import request
 from .wire import Address
@@ -48,7 +49,7 @@ class SoakServer:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._config = folder / "config.toml"
-        port, lines_port, tls_port, lines_tls_port = (_free_port() for _ in range(4))
+        port, lines_port, tls_port, lines_tls_port = (free_port() for _ in range(4))
         self.plain = Address("127.0.0.1", port)
         self.lines = Address("127.0.0.1", lines_port)
         self.web = self.plain

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from homeserver.streamclient import StreamClient, StreamEnded, StreamError, timeline_events, to_device_messages
-from tests.support.played_server import free_port
+from tests.support.ports import free_port
 
 from .played_stream import Hurried
 from .real_server import RealServer

@@ -17,7 +17,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,8 @@ import pymysql
 from storage.database import _engine, parse_url
 from storage.migrations import HEAD, VERSION_TABLE
 from storage.schema import migrate
+
+from .ports import free_port
 
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 START_TIMEOUT_S = 60
@@ -197,7 +198,7 @@ def shared_mariadb(folder: Path, run_pid: int) -> Mariadb:
 
 
 def _start(folder: Path, run_pid: int) -> int:
-    port = _free_port()
+    port = free_port()
     log = folder / "log"
     with log.open("ab") as output:
         keeper = subprocess.Popen(
@@ -218,13 +219,6 @@ def _start(folder: Path, run_pid: int) -> int:
     keeper.terminate()
     tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
     raise MariadbUnavailable(f"mariadbd did not start:\n{tail}")
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _keep(folder: Path, port: int, run_pid: int) -> None:

@@ -38,7 +38,8 @@ from homeserver import Config, Homeserver
 
 from .certificates import Authority
 from .databases import sqlite_url_in
-from .played_server import Browser, PlayedAnswer, PlayedServer, free_port
+from .played_server import Browser, PlayedAnswer, PlayedServer
+from .ports import free_port
 from .server import LIMITS
 
 _NUMBERS: Final = count()

@@ -11,9 +11,7 @@ It serves its `key/v2/server`, and its requests are signed, so that to the serve
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Any, Final
@@ -38,6 +36,7 @@ from homeserver.runtime.clock import RealClock
 from homeserver.runtime.tls import ReloadableTLS
 
 from .certificates import Authority
+from .ports import free_port
 
 DAY_MS: Final = 24 * 3_600_000
 TIMEOUT_S: Final = 30.0
@@ -68,25 +67,6 @@ async def until(
         if clock.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {timeout_s:g} s")
         await pause(every_s)
-
-
-def free_port(address: str) -> int:
-    """Return a port that nobody listens on at that address."""
-    with closing(socket.socket()) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def reserved_port(address: str) -> tuple[int, socket.socket]:
-    """Return a port for listening at that address, now and again, and what keeps others from getting it meanwhile.
-
-    Who knows it can listen there all the same: the socket is bound and does not listen.
-    """
-    kept = socket.socket()
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    kept.bind((address, 0))
-    return kept.getsockname()[1], kept
 
 
 # -- requests --------------------------------------------------------------------------------------------------------

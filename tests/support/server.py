@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from .ports import free_port
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -72,7 +73,7 @@ def run_server(
     Raises ServerFailed if it does not start, ends by itself, or does not stop when told to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or _free_port()
+    port = port or free_port()
     config = folder / "config.toml"
     config.write_text(_config(server_name, port, folder, database_url) + more)
     config.chmod(0o600)
@@ -149,10 +150,3 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
 
 def _tail(folder: Path) -> str:
     return (folder / "log").read_text(errors="replace")[-8000:]
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -18,7 +18,8 @@ import pytest
 from tests.hostile.client import Actor
 from tests.support.certificates import Authority
 from tests.support.lines_wire import Gone, LineClient, dial
-from tests.support.server import RunningServer, _free_port, run_server
+from tests.support.ports import free_port
+from tests.support.server import RunningServer, run_server
 
 ROOT = Path(__file__).parents[3]
 MEBIBYTE = 1 << 20
@@ -64,7 +65,7 @@ class Lines:
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
     folder = tmp_path_factory.mktemp("lines")
     authority = Authority(folder / "authority")
-    port, tls_port = _free_port(), _free_port()
+    port, tls_port = free_port(), free_port()
     paths = {
         name: json.dumps(str(path))
         for name, path in zip(("certificate", "key"), authority.certificate("127.0.0.1"), strict=True)

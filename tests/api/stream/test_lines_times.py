@@ -14,7 +14,8 @@ import pytest
 from tests.hostile.client import Actor
 from tests.support.certificates import Authority
 from tests.support.lines_wire import dial
-from tests.support.server import ServerFailed, _free_port, run_server
+from tests.support.ports import free_port
+from tests.support.server import ServerFailed, run_server
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ sessions_per_user = 3
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
     """The port of a server that has little patience."""
     folder = tmp_path_factory.mktemp("quick")
-    port = _free_port()
+    port = free_port()
     with run_server(folder / "server", f"sqlite:///{folder / 'a.db'}", more=QUICK.format(port=port)) as server:
         yield port, server.url
 
@@ -113,7 +114,7 @@ def test_a_user_may_have_so_many_connections_and_no_more(quick: tuple[int, str],
 
 
 def test_a_stop_says_so_and_after_it_nothing_is_missing(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     more = f"[stream]\nlines_port = {port}\n"
     with run_server(tmp_path, f"sqlite:///{tmp_path / 'a.db'}", more=more) as server:
         alice = Actor(server.url, "alice").register()
@@ -164,7 +165,7 @@ lines_tls_port = {tls_port}
 
 
 def test_where_many_come_at_once_some_wait_and_the_rest_are_sent_away(tmp_path: Path) -> None:
-    port, tls_port = _free_port(), _free_port()
+    port, tls_port = free_port(), free_port()
     certificate, key = Authority(tmp_path / "authority").certificate("127.0.0.1")
     more = NARROW.format(port=port, tls_port=tls_port, certificate=certificate, key=key)
     with run_server(tmp_path, f"sqlite:///{tmp_path / 'a.db'}", more=more) as server, ExitStack() as stack:

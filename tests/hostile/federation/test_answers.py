@@ -23,7 +23,8 @@ from twisted.internet.protocol import Factory, Protocol
 from homeserver.model.signing import generate_signing_key
 from homeserver.runtime.tls import ReloadableTLS
 from tests.support.federation import Federation, sqlite_url_in
-from tests.support.played_server import NO_ANSWER, PlayedRequest, free_port, pause, until
+from tests.support.played_server import NO_ANSWER, PlayedRequest, pause, until
+from tests.support.ports import free_port
 
 from .world import V1, World
 
