@@ -23,6 +23,8 @@ T = TypeVar("T")
 # Spec: client-server API, "Size limits".
 MAX_PDU_BYTES: Final = 65_536
 MAX_KEY_BYTES: Final = 255
+# Larger events are not kept as bytes.
+MAX_PACKED_BYTES: Final = 4_096
 
 StateKey = tuple[str, str]
 """(event type, state_key)."""
@@ -89,9 +91,11 @@ class Event:
     def pack(self, encoded: bytes) -> None:
         """Keep `wire` as the JSON that it is stored as, for a third of the memory; it is parsed when asked for.
 
-        `encoded` is what `orjson` reads back as the same value: not of room versions with looser JSON.
+        `encoded` is what `orjson` reads back as the same value: not of room versions with looser JSON. Large events are
+        left as they are: nearly all of them is text that `content` has in memory anyway.
         """
-        _WIRE.__set__(self, encoded)
+        if len(encoded) <= MAX_PACKED_BYTES:
+            _WIRE.__set__(self, encoded)
 
     def typed(self, parse: Callable[[Event], T]) -> T:
         """Return `parse(self)`, remembered: for readers of content that are asked for the same event again."""
