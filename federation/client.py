@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from homeserver.errors import RemoteRefused
+from homeserver.errors import RemoteProtocolError, RemoteRefused
 from homeserver.model.canonical_json import JsonObject
 from homeserver.model.ids import EventID, RoomAlias, RoomID, UserID
 from homeserver.ports import (
@@ -186,7 +186,11 @@ class FederationClient:
 
     async def user_devices(self, server: str, user_id: UserID) -> JsonObject:
         body = await self._get(server, _path(_V1, "user", "devices", user_id), LISTS_BYTES)
-        return answers.read_object(server, body)
+        found = answers.read_object(server, body)
+        if not isinstance(found.get("devices"), list):
+            # Taken for a list without devices, it would be kept, and nobody encrypt for that user any more.
+            raise RemoteProtocolError(server, "the answer has no 'devices'")
+        return found
 
     async def keys_query(self, server: str, device_keys: JsonObject, *, timeout_s: float) -> JsonObject:
         target, wire = _path(_V1, "user", "keys", "query"), {"device_keys": device_keys}
