@@ -229,6 +229,10 @@ class Database:
                             # The others will be gone, too.
                             self._close_idle_readers()
                         raise
+                    except sqlite3.Error as fault:
+                        # Its transaction did not begin or end: nobody must get it again in that state.
+                        reader.close()
+                        raise StorageUnavailable(f"the database does not answer: {fault}") from fault
                     except BaseException:
                         self._idle_readers.append(reader)
                         raise

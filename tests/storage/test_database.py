@@ -247,3 +247,21 @@ async def test_what_does_not_fit_is_an_error_and_not_cut(mariadb_url: str) -> No
     finally:
         await opened.stop()
         await threads.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_whose_transaction_cannot_begin_is_not_lent_again(sqlite_url: str) -> None:
+    opened, threads = await open_database(sqlite_url)
+    try:
+
+        def close_it(tx: Transaction) -> None:
+            raw: Any = tx.connection.connection.driver_connection
+            raw.close()
+
+        with pytest.raises(StorageUnavailable):
+            await opened.read(close_it)
+        for _ in range(10):
+            assert 1 == await opened.read(lambda tx: tx.scalar(text("SELECT 1")))
+    finally:
+        await opened.stop()
+        await threads.stop()
