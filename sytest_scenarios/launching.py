@@ -8,16 +8,19 @@
     server_name      the name of the server                        start_timeout_s  how long it may take; 60
     database         sqlite, mariadb, …                            federates        whether several of them can talk
     [files]          name = content, written into the folder        [environment]    added to the environment
-    [variables]      name = default, taken from the environment of the suite
+    [variables]      name = default; one in CAPITALS is taken from the environment of the suite
     required         a list of names that must be set in that environment
+    [settings."…"]   variable = value, in place of the default: a server for stories that need `setting("…")`
+    extends          another start file, whose keys hold where this one has none; tables are joined
 
 `${address}` is 127.0.0.1, .2, … for the first, second, … server; `${port}` and `${federation_port}` are free there;
 `${folder}`, `${secret}` (the shared secret), `${python}` (of the suite), `${number}`, `${run}`, `${server_name}`,
-`${certificate}`, `${key}`, `${ca}` (files, for federation), and the variables.
+`${certificate}`, `${key}`, `${ca}` (files, for TLS), and the variables, whose defaults may hold the others.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -28,7 +31,7 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from string import Template
@@ -38,7 +41,7 @@ from twisted.internet.threads import deferToThread
 
 from .actors import sleep
 from .authority import Authority
-from .expect import Failed
+from .expect import Failed, Skipped
 from .http import Web
 from .journal import Journal
 
@@ -71,17 +74,30 @@ class Description:
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     required: Sequence[str] = ()
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> Description:
         """Read a file, or the one of `servers/` that is called so; CannotStart if it is not as described above."""
-        found = Path(path)
-        if not found.exists() and (SERVERS / f"{path}.toml").exists():
-            found = SERVERS / f"{path}.toml"
         try:
-            return cls(**tomllib.loads(found.read_text()))
+            found = cls(**_keys(path, Path()))
         except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
             raise CannotStart(f"{path}: {str(error).replace('Description.__init__()', 'a start file')}") from None
+        # What the environment says is meant as it is, not as a template.
+        said = {
+            name: os.environ[name].replace("$", "$$")
+            for name in found.variables
+            if name.isupper() and name in os.environ
+        }
+        return replace(found, variables={**found.variables, **said})
+
+    def set_to(self, name: str | None) -> Description:
+        """Return the description of a server of this setting; Skipped if the file has none of that name."""
+        if name is None:
+            return self
+        if name not in self.settings:
+            raise Skipped(f"{self.name} cannot be set to {name!r}: no [settings.{json.dumps(name)}] in its start file")
+        return replace(self, variables={**self.variables, **self.settings[name]})
 
 
 class Process:
@@ -95,10 +111,9 @@ class Process:
         self._running: subprocess.Popen[bytes] | None = None
         self._prepared = False
         self.secret = secrets.token_hex(16)
-        self._values = _variables(description)
         address = f"127.0.0.{number}"
         certificate, key = authority.certificate(address)
-        self._values |= {
+        self._values = {
             "address": address,
             "port": str(free_port(address)),
             "federation_port": str(free_port(address)),
@@ -111,6 +126,10 @@ class Process:
             "key": str(key),
             "ca": str(authority.ca_file),
         }
+        self._values |= _from_environment(description)
+        # Those that hold others come after these.
+        for name, value in sorted(description.variables.items(), key=lambda each: "${" in each[1]):
+            self._values[name] = self._fill(value)
         self._values["server_name"] = self._fill(description.server_name)
         self.server_name = self._values["server_name"]
         self.url = self._fill(description.url)
@@ -235,9 +254,24 @@ def free_port(address: str = "127.0.0.1") -> int:
     raise CannotStart(f"{address} cannot be used here: {fault}")
 
 
-def _variables(description: Description) -> dict[str, Any]:
+def _keys(path: str | Path, beside: Path) -> dict[str, Any]:
+    """Return the keys of a file, and below them those of the file that it extends."""
+    places = [beside / path, SERVERS / f"{path}.toml"]
+    found = next((each for each in places if each.exists()), places[0])
+    keys = tomllib.loads(found.read_text())
+    base = keys.pop("extends", None)
+    if base is None:
+        return keys
+    below = _keys(str(base), found.parent)
+    joined = {
+        name: {**below[name], **value} if isinstance(value, dict) and isinstance(below.get(name), dict) else value
+        for name, value in keys.items()
+    }
+    return below | joined
+
+
+def _from_environment(description: Description) -> dict[str, str]:
     missing = [name for name in description.required if not os.environ.get(name)]
     if missing:
         raise CannotStart(f"{description.name} needs the environment variable {', '.join(missing)}")
-    found = {name: os.environ.get(name, default) for name, default in description.variables.items()}
-    return found | {name: os.environ[name] for name in description.required}
+    return {name: os.environ[name] for name in description.required}

@@ -6,7 +6,8 @@
         ...
 
 Needs are added: `users(2) + STREAM`, `servers(2) + users(3)`, `users(1) + feature("jwt")`. A server that lacks what is
-needed does not tell the story: it is skipped, and the report says why. Features are probed, see `features`.
+needed does not tell the story: it is skipped, and the report says why. Features are probed, see `features`; settings
+are what the start file of a server can set otherwise, see `launching`.
 """
 
 from __future__ import annotations
@@ -42,9 +43,14 @@ class Needs:
     """`sqlite` or `mariadb`."""
     features: frozenset[str] = frozenset()
     """Names in `features.FEATURES`."""
+    setting: str | None = None
+    """A name in the `[settings]` of a start file: the server is configured so. Stories of one setting share servers."""
 
     def __add__(self, other: Needs) -> Needs:
-        """Return what satisfies both."""
+        """Return what satisfies both; ValueError if nothing can."""
+        for mine, others in ((self.setting, other.setting), (self.database, other.database)):
+            if mine and others and mine != others:
+                raise ValueError(f"a server is either {mine!r} or {others!r}")
         return Needs(
             users=max(self.users, other.users),
             servers=max(self.servers, other.servers),
@@ -52,6 +58,7 @@ class Needs:
             admin_secret=self.admin_secret or other.admin_secret,
             database=self.database or other.database,
             features=self.features | other.features,
+            setting=self.setting or other.setting,
         )
 
 
@@ -68,6 +75,11 @@ def servers(count: int) -> Needs:
 def feature(*names: str) -> Needs:
     """Need features that not every homeserver has."""
     return Needs(features=frozenset(names))
+
+
+def setting(name: str) -> Needs:
+    """Need a server that is set as `[settings."name"]` of its start file says."""
+    return Needs(setting=name)
 
 
 def database(kind: str) -> Needs:
@@ -97,7 +109,7 @@ class Story:
     tags: frozenset[str] = frozenset()
     time_limit_s: float = TIME_LIMIT_S
     expected_to_fail: str | None = None
-    """The name of the feature that is not there yet."""
+    """The name of the feature that Sennit has not yet; other servers are judged by the story as by any other."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """Implementations that are known to differ (by lower-case name), and why, with the spec's word."""
 

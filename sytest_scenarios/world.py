@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
@@ -14,7 +15,7 @@ from .authority import Authority
 from .expect import Skipped
 from .host import Host
 from .http import Web
-from .launching import Description, Process
+from .launching import CannotStart, Description, Process
 from .story import Needs
 
 
@@ -24,6 +25,11 @@ class World(Protocol):
     @property
     def title(self) -> str:
         """What the report calls it."""
+        ...
+
+    @property
+    def implementation(self) -> str:
+        """The lower-case name of the software that is judged; empty if it is not known."""
         ...
 
     def hosts_for(self, needs: Needs) -> AbstractAsyncContextManager[list[Host]]:
@@ -72,6 +78,11 @@ class UrlWorld:
         """The URLs, and what is there."""
         return ", ".join(f"{each.version or 'a homeserver'} at {each.url}" for each in self.hosts)
 
+    @property
+    def implementation(self) -> str:
+        """What the first server says of itself."""
+        return self.hosts[0].implementation
+
     async def open(self) -> None:
         """Look at all of them."""
         for host in self.hosts:
@@ -82,6 +93,8 @@ class UrlWorld:
         """Give the first of them."""
         if needs.own_servers:
             raise Skipped("needs a server of its own: use --start")
+        if needs.setting:
+            raise Skipped(f"needs a server set to {needs.setting!r}: use --start")
         if needs.servers > len(self.hosts):
             raise Skipped(
                 f"needs {needs.servers} servers in federation: say --url {needs.servers} times, or use --start"
@@ -105,16 +118,23 @@ class StartedWorld:
         self._authority = Authority(folder / "authority")
         more = {} if patience_s is None else {"patience_s": patience_s}
         self._web = Web(ca_file=str(self._authority.ca_file), **more)
-        self._shared: list[Host] = []
+        # By setting; None is the common one.
+        self._shared: dict[str | None, list[Host]] = defaultdict(list)
+        self._starting: dict[str | None, DeferredLock] = defaultdict(DeferredLock)
+        self._refusing: dict[str | None, CannotStart] = {}
         self._processes: list[Process] = []
-        self._starting = DeferredLock()
         self._folders = count(1)
 
     @property
     def title(self) -> str:
         """The name in the description, and the version of the first server."""
-        version = self._shared[0].version if self._shared else ""
+        version = next((each.version for hosts in self._shared.values() for each in hosts), "")
         return f"{self._description.name}{f' ({version})' if version else ''}"
+
+    @property
+    def implementation(self) -> str:
+        """What the description says."""
+        return self._description.implementation
 
     async def open(self) -> None:
         """Start the first one."""
@@ -126,19 +146,26 @@ class StartedWorld:
         """Give the shared servers, or new ones that are stopped afterwards."""
         if needs.servers > 1 and not self._description.federates:
             raise Skipped(f"{self._description.name} is started without federation")
+        description = self._description.set_to(needs.setting)
         if not needs.own_servers:
-            await self._starting.acquire()
+            shared, starting = self._shared[needs.setting], self._starting[needs.setting]
+            await starting.acquire()
             try:
-                while len(self._shared) < needs.servers:
-                    self._shared.append(await self._start(len(self._shared) + 1))
+                if needs.setting in self._refusing:
+                    raise self._refusing[needs.setting]
+                while len(shared) < needs.servers:
+                    shared.append(await self._start(description, len(shared) + 1))
+            except CannotStart as failure:
+                self._refusing[needs.setting] = failure
+                raise
             finally:
-                self._starting.release()
-            yield self._shared[: needs.servers]
+                starting.release()
+            yield shared[: needs.servers]
             return
         own: list[Host] = []
         try:
             for number in range(1, needs.servers + 1):
-                own.append(await self._start(number))
+                own.append(await self._start(description, number))
             yield own
         finally:
             for host in own:
@@ -158,9 +185,9 @@ class StartedWorld:
         for process in self._processes:
             process.kill_now()
 
-    async def _start(self, number: int) -> Host:
+    async def _start(self, description: Description, number: int) -> Host:
         folder = self._folder / f"server{next(self._folders)}"
-        process = Process(self._description, folder, self._authority, number, self._web)
+        process = Process(description, folder, self._authority, number, self._web)
         self._processes.append(process)
         await process.start()
         host = Host(
@@ -168,8 +195,8 @@ class StartedWorld:
             self._web,
             admin_secret=process.secret,
             process=process,
-            implementation=self._description.implementation,
-            database=self._description.database,
+            implementation=description.implementation,
+            database=description.database,
         )
         host.server_name = process.server_name
         await host.look()

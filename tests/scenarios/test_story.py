@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from sytest_scenarios.authority import Authority
+from sytest_scenarios.expect import Skipped
 from sytest_scenarios.features import FEATURES
-from sytest_scenarios.launching import SERVERS, CannotStart, Description
-from sytest_scenarios.story import FEDERATION, STREAM, Needs, Story, all_stories, select, users
+from sytest_scenarios.http import Web
+from sytest_scenarios.launching import SERVERS, CannotStart, Description, Process
+from sytest_scenarios.story import FEDERATION, STREAM, Needs, Story, all_stories, select, setting, users
 
 STORIES = all_stories()
 
@@ -52,3 +56,43 @@ def test_wrong_start_file_is_told(content: str, tmp_path: object) -> None:
         file.write(content)
     with pytest.raises(CannotStart, match=r"wrong\.toml"):
         Description.read(path)
+
+
+def test_a_file_that_extends_another_has_its_keys_and_joins_its_tables(tmp_path: Path) -> None:
+    (tmp_path / "below.toml").write_text(
+        'name = "Below"\ncommand = ["run"]\nurl = "u"\nserver_name = "s"\n[variables]\none = "1"\ntwo = "2"\n'
+    )
+    above = tmp_path / "above.toml"
+    above.write_text('extends = "below.toml"\nname = "Above"\n[variables]\ntwo = "two"\n')
+    found = Description.read(above)
+    assert (found.name, found.command, found.variables) == ("Above", ["run"], {"one": "1", "two": "two"})
+
+
+def test_a_setting_replaces_variables_and_an_unknown_one_is_a_reason_to_skip() -> None:
+    found = Description(
+        "Mine", ["run"], "u", "s", variables={"rate": "100", "scheme": "http"}, settings={"slow": {"rate": "1"}}
+    )
+    assert found.set_to(None) is found
+    assert found.set_to("slow").variables == {"rate": "1", "scheme": "http"}
+    with pytest.raises(Skipped, match="Mine cannot be set to 'quick'"):
+        found.set_to("quick")
+
+
+def test_only_variables_in_capitals_come_from_the_environment_and_are_no_templates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSWORD", "a$b{c}")
+    monkeypatch.setenv("rate", "7")
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "M"\ncommand = ["run"]\nurl = "http://${address}"\nserver_name = "${login}"\n'
+        '[variables]\nPASSWORD = ""\nrate = "1"\nlogin = "${PASSWORD}/${rate}"\n'
+    )
+    process = Process(Description.read(path), tmp_path, Authority(tmp_path / "authority"), 1, Web())
+    assert process.server_name == "a$b{c}/1"
+
+
+def test_no_server_satisfies_needs_that_contradict_each_other() -> None:
+    assert (setting("slow") + users(2)).setting == "slow"
+    with pytest.raises(ValueError, match="either 'slow' or 'quick'"):
+        setting("slow") + setting("quick")
