@@ -280,6 +280,22 @@ class User:
         relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
         return await self._send(room, "m.reaction", {"m.relates_to": relation})
 
+    async def edit(self, room: Room, event_id: str, words: str, **content: Any) -> str:
+        """Say that a message of before should have been these words; returns the ID of the edit."""
+        self._does(f"edits a message to {shown(words)}")
+        relation = {"rel_type": "m.replace", "event_id": event_id}
+        new = {"msgtype": "m.text", "body": words, **content}
+        edit = {"msgtype": "m.text", "body": f"* {words}", "m.new_content": new, "m.relates_to": relation}
+        return await self._send(room, "m.room.message", edit)
+
+    async def say_in_thread(self, room: Room, root: str, words: str) -> str:
+        """Say something in the thread under an event; returns the event ID."""
+        return await self.say(room, words, **{"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
+
+    async def related(self, room: Room, event_id: str, *kinds: str, **query: Any) -> JsonObject:
+        """Return a page of what relates to an event, newest first; the kinds are a relation type and an event type."""
+        return await self.get(f"/_matrix/client/v1{room.path('relations', event_id, *kinds)}", **query)
+
     async def set_state(self, room: Room, event_type: str, content: Mapping[str, Any], state_key: str = "") -> str:
         """Set state of the room and return the event ID."""
         self._does(f"sets {event_type}")
@@ -407,6 +423,14 @@ class User:
         """Download a file of an mxc: URI; Refused unless that succeeds."""
         path = f"/_matrix/client/v1/media/download{path_of(*media_parts(uri), *more)}"
         answer = await self.request("GET", path, query=query)
+        if answer.status != 200:
+            answer.good()
+        return answer
+
+    async def thumbnail(self, uri: str, width: int, height: int, **query: Any) -> Answer:
+        """Download a thumbnail of a picture; Refused unless that succeeds."""
+        path = f"/_matrix/client/v1/media/thumbnail{path_of(*media_parts(uri))}"
+        answer = await self.request("GET", path, query={"width": width, "height": height, **query})
         if answer.status != 200:
             answer.good()
         return answer

@@ -135,6 +135,11 @@ def content_of(event: Mapping[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def bundled(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the server tells along with an event of those that relate to it, by relation type."""
+    return part(event, "unsigned", "m.relations")
+
+
 def part(value: Mapping[str, Any], *path: str) -> dict[str, Any]:
     """Return the object at a path of keys; empty where there is none, Failed where there is something else."""
     found: Any = value
