@@ -53,10 +53,10 @@ class Sequence:
         return self._next - 1
 
     async def make_room(self, leap: int) -> None:
-        """See to it that `next(leap)` can be called."""
-        until = self._next + leap + 2 * BLOCK
-        if until > self._reserved_until + BLOCK:
-            await self._reserve_until(until)
+        """See to it that `next(leap)` can be called, until the caller awaits something else."""
+        # Others who waited for the same room may have leapt meanwhile.
+        while self._next + leap + BLOCK > self._reserved_until:
+            await self._reserve_until(self._next + leap + 2 * BLOCK)
 
     def next(self, leap: int = 0) -> int:
         """Hand out the next number, or the one `leap` numbers behind it: those between are given to nobody."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import ensureDeferred, gatherResults
 
 from homeserver.errors import StorageUnavailable
 from storage import positions as module
@@ -97,6 +98,25 @@ async def test_no_number_is_used_again_after_a_crash(
                 await database.write(lambda tx: None)
     assert len(set(used)) == len(used)
     assert sorted(used) == used
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_who_leap_at_once_all_find_room(
+    database: Database,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Joins of rooms of other servers, several of which wait for the same reservation."""
+    monkeypatch.setattr(module, "BLOCK", 10)
+    sequence = Sequence(database, "s", watch=watch)
+    await sequence.start()
+    leapt: list[int] = []
+
+    async def leap() -> None:
+        await sequence.make_room(1_000)
+        leapt.append(sequence.next(1_000))
+
+    await gatherResults([ensureDeferred(leap()) for _ in range(8)])
+    assert all(later - earlier > 1_000 for earlier, later in pairwise([0, *leapt]))
 
 
 @pytest_twisted.ensureDeferred
