@@ -237,6 +237,11 @@ class User:
         """Invite."""
         await self._about("invite", room, other, reason)
 
+    async def knock(self, room: Room, *, reason: str | None = None) -> None:
+        """Ask to be let in."""
+        self._does(f"knocks on {room}")
+        await self.post(path_of("knock", room.id), {} if reason is None else {"reason": reason})
+
     async def kick(self, room: Room, other: User | str, *, reason: str | None = None) -> None:
         """Kick, or take back an invite."""
         await self._about("kick", room, other, reason)
@@ -304,6 +309,21 @@ class User:
     async def state(self, room: Room, event_type: str, state_key: str = "") -> JsonObject:
         """Return the content of a state event, as the server tells it now."""
         return await self.get(room.path("state", event_type, state_key))
+
+    async def whole_state(self, room: Room) -> dict[tuple[str, str], JsonObject]:
+        """Return all state events by type and state key, as the server tells them now."""
+        answer = await self.request("GET", room.path("state"))
+        if answer.status != 200:
+            answer.good()
+        return {(text(each, "type"), str(each.get("state_key"))): each for each in objects(answer.json)}
+
+    async def set_power(self, room: Room, *levels_of: tuple[User, int], **levels: Any) -> None:
+        """Change power levels and leave the rest: `set_power(room, (bob, 50), ban=60, events={"m.room.topic": 0})`."""
+        content = await self.state(room, "m.room.power_levels")
+        levels["users"] = {each.user_id: level for each, level in levels_of}
+        for key, level in levels.items():
+            content[key] = {**content.get(key, {}), **level} if isinstance(level, dict) else level
+        await self.set_state(room, "m.room.power_levels", content)
 
     async def event(self, room: Room, event_id: str) -> JsonObject:
         """Return an event."""
@@ -504,6 +524,11 @@ def text(found: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise Failed(f"{key}, a text, in the answer", shown(found))
     return value
+
+
+def initial(event_type: str, content: Mapping[str, Any], state_key: str = "") -> JsonObject:
+    """Return a state event for the `initial_state` of a room that is made."""
+    return {"type": event_type, "state_key": state_key, "content": dict(content)}
 
 
 def objects(found: Any) -> list[JsonObject]:

@@ -1,0 +1,1 @@
+"""Who gets in and out: inviting, joining, knocking, leaving, kicking, banning."""

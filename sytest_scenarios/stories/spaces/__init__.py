@@ -1,0 +1,1 @@
+"""Spaces: rooms that hold rooms."""
