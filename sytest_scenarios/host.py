@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from twisted.internet.defer import DeferredLock
 
 from .actors import Server, User, ask, sleep, text
-from .expect import Failed, shown
+from .expect import Failed, Skipped, shown
 from .features import FEATURES
 from .http import Answer, Web
 from .journal import Journal
@@ -108,12 +108,14 @@ class Host:
         finally:
             self._probing.release()
 
-    async def new_user(self, server: Server, name: str) -> User:
-        """Make an account for a story, whose name begins with `name`, and log in."""
+    async def new_user(self, server: Server, name: str, *, admin: bool = False) -> User:
+        """Make an account for a story, whose name begins with `name`, and log in. An admin needs the shared secret."""
         localpart = f"{name.lower()}-{self._run}{next(_NUMBERS)}"
         password = secrets.token_urlsafe(12)
         if self.admin_secret:
-            found = await self._by_secret(server, name, localpart, password)
+            found = await self._by_secret(server, name, localpart, password, admin=admin)
+        elif admin:
+            raise Skipped("needs the shared secret of the server (--admin-secret)")
         else:
             found = await self._by_registration(server, name, localpart, password)
         user_id = text(found, "user_id")
@@ -137,12 +139,14 @@ class Host:
             raise RuntimeError("the story stops a server that is not its own: it must need OWN_SERVER")
         return self.process
 
-    async def _by_secret(self, server: Server, name: str, localpart: str, password: str) -> dict[str, Any]:
+    async def _by_secret(
+        self, server: Server, name: str, localpart: str, password: str, *, admin: bool
+    ) -> dict[str, Any]:
         nonce = text((await server.request("GET", SHARED_SECRET_PATH, who=name)).good(), "nonce")
         assert self.admin_secret is not None
-        said = "\0".join((nonce, localpart, password, "notadmin"))
+        said = "\0".join((nonce, localpart, password, "admin" if admin else "notadmin"))
         mac = hmac.new(self.admin_secret.encode(), said.encode(), hashlib.sha1).hexdigest()
-        body = {"nonce": nonce, "username": localpart, "password": password, "admin": False, "mac": mac}
+        body = {"nonce": nonce, "username": localpart, "password": password, "admin": admin, "mac": mac}
         return (await _patiently(server, SHARED_SECRET_PATH, body, name)).good()
 
     async def _by_registration(self, server: Server, name: str, localpart: str, password: str) -> dict[str, Any]:

@@ -31,13 +31,13 @@ class Scene:
         """The first server, mostly the only one."""
         return self.servers[0]
 
-    async def new_user(self, name: str | None = None, *, on: Server | None = None) -> User:
-        """Make one more user; on the next server in turn, unless it is said where."""
+    async def new_user(self, name: str | None = None, *, on: Server | None = None, admin: bool = False) -> User:
+        """Make one more user; on the next server in turn, unless it is said where. An admin needs ADMIN_SECRET."""
         number = len(self.users)
         name = name or (NAMES[number] if number < len(NAMES) else f"User{number + 1}")
         server = on or self.servers[number % len(self.servers)]
         self.step(f"{name} makes an account on {server.url}")
-        user = await server.host.new_user(server, name)
+        user = await server.host.new_user(server, name, admin=admin)
         self.users.append(user)
         return user
 
