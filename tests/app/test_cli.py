@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from twisted.internet.error import CannotListenError
 
-from homeserver.cli import explain, find_config, main
+from homeserver.cli import find_config, main
 from homeserver.config_source import ConfigError, Problem
 from homeserver.errors import Misconfigured, StorageUnavailable, UserInUse
+from homeserver.explaining import explain
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ PACKAGES = ("homeserver", "storage", "federation", "api", "synapse_compat", "syt
 PLUGIN_FOLDER = ROOT / "homeserver" / "twistd_plugin"
 MAY_PICK_THE_REACTOR = (
     "homeserver/runtime/",
-    "homeserver/cli.py",
+    "homeserver/run_command.py",
     "homeserver/twisted_service.py",
     "sytest_scenarios/clock.py",
 )
