@@ -201,6 +201,22 @@ class User:
             refresh_token=found.get("refresh_token"),
         )
 
+    async def confirm(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> JsonObject:
+        """Ask for what needs the password once more, give it, and return the JSON object of the success.
+
+        Spec: client-server API, "User-Interactive Authentication API".
+        """
+        asked = await self.request(method, path, dict(body or {}))
+        if asked.status != 401 or not isinstance(asked.json, dict) or "session" not in asked.json:
+            raise Failed(f"{asked.request} to ask for the password", f"{asked.status} {shown(asked.json)}")
+        proof = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": self.localpart},
+            "password": self.password,
+            "session": text(asked.json, "session"),
+        }
+        return await self.call(method, path, {**(body or {}), "auth": proof})
+
     async def log_out(self) -> None:
         """End this session."""
         self._does("logs out")
