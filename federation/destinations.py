@@ -51,12 +51,23 @@ Listener = Callable[[str], None]
 class Destinations:
     """The health of other servers."""
 
-    def __init__(self, database: Database, clock: Clock, tasks: Tasks, chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        tasks: Tasks,
+        chance: Callable[[], float],
+        *,
+        first_wait_ms: int = FIRST_WAIT_MS,
+        longest_wait_ms: int = MOST_WAIT_MS,
+    ) -> None:
         """`chance()` gives numbers from 0 to 1."""
         self._database = database
         self._clock = clock
         self._tasks = tasks
         self._chance = chance
+        self._first_wait_ms = first_wait_ms
+        self._longest_wait_ms = longest_wait_ms
         self._known: OrderedDict[str, DestinationRow] = OrderedDict()
         # When a failing server was last tried, of those in `_known`; not worth a row.
         self._tried_ms: dict[str, int] = {}
@@ -116,9 +127,10 @@ class Destinations:
             # Of several requests that were under way, or made by users meanwhile, only the first counts.
             self._change(replace(row, last_error=text))
             return
-        interval = FIRST_WAIT_MS if row.retry_interval_ms is None else min(MOST_WAIT_MS, row.retry_interval_ms * 2)
+        interval = self._first_wait_ms if row.retry_interval_ms is None else row.retry_interval_ms * 2
+        interval = min(self._longest_wait_ms, interval)
         # Between the whole and two thirds of it more, but never over the bound.
-        wait = min(MOST_WAIT_MS, round(interval * (1.0 + self._chance() * 2 / 3)))
+        wait = min(self._longest_wait_ms, round(interval * (1.0 + self._chance() * 2 / 3)))
         if row.failing_since_ts is None:
             logger.info("%s does not answer: %s", server, text)
         self._change(

@@ -375,6 +375,10 @@ class Federation(Section):
     unverified_servers: Texts = Field(default=(), description="Servers whose certificates are not checked (* works).")
     ca_files: FilePaths = Field(default=(), description="Certificates of authorities, instead of those of the system.")
     timeout_ms: DurationMs = Field(default=60_000, ge=1, description="Longest time for one request to another server.")
+    first_wait_ms: DurationMs = Field(
+        default=60_000, ge=1, description="How long a server that does not answer is left alone, then twice as long."
+    )
+    longest_wait_ms: DurationMs = Field(default=7 * 86_400_000, ge=1, description="The longest time it is left alone.")
     ip_range_denylist: Networks = Field(
         default=UNREACHABLE_RANGES, description="Addresses never contacted by any request."
     )

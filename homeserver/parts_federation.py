@@ -181,7 +181,14 @@ def build_links(
         names=names,
         tls=ClientTLS(reactor, settings.ca_files),
     )
-    destinations = Destinations(store.database, clock, tasks, chance)
+    destinations = Destinations(
+        store.database,
+        clock,
+        tasks,
+        chance,
+        first_wait_ms=settings.first_wait_ms,
+        longest_wait_ms=settings.longest_wait_ms,
+    )
     discovery = Discovery(outgoing, names, clock, chance, verify=certificate_rule(settings))
     transport = FederationTransport(
         server_name, keys[0], settings, clock, outgoing=outgoing, finder=discovery, destinations=destinations

@@ -63,6 +63,19 @@ async def test_waits_double_up_to_a_week(health: Health) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_waits_are_as_long_as_is_set(health: Health) -> None:
+    health.now = Destinations(
+        health.database, health.clock, health.tasks, lambda: 1.0, first_wait_ms=300, longest_wait_ms=700
+    )
+    waits = []
+    for _ in range(4):
+        health.now.failed(DEAD, "no answer")
+        waits.append(health.wait_ms())
+        health.pass_ms(health.wait_ms())
+    assert [500, 700, 700, 700] == waits
+
+
+@pytest_twisted.ensureDeferred
 async def test_failures_of_one_time_count_once(health: Health) -> None:
     for _ in range(10):
         health.now.failed(DEAD, "no answer")
