@@ -208,7 +208,7 @@ class User:
         """
         asked = await self.request(method, path, dict(body or {}))
         if asked.status != 401 or not isinstance(asked.json, dict) or "session" not in asked.json:
-            raise Failed(f"{asked.request} to ask for the password", f"{asked.status} {shown(asked.json)}")
+            raise Failed(f"{asked.request} to ask for the password", shown(asked.good()))
         proof = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": self.localpart},
