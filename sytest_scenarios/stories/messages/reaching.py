@@ -35,10 +35,11 @@ async def offline_catches_up(scene: Scene) -> None:
 @story(
     "Eve, who is not in the room, can neither say something nor read it",
     shows="client-server API, 'Room Events': M_FORBIDDEN where the user is not in the room",
-    needs=users(3),
+    needs=users(2),
 )
 async def outsider_is_refused(scene: Scene) -> None:
-    alice, bob, eve = scene.users
+    alice, bob = scene.users
+    eve = await scene.new_user("Eve")
     room = await alice.create_room_with(bob, preset="private_chat")
     said = await alice.say(room, "between us")
     with refused(403, "M_FORBIDDEN", what="a message of Eve's"):

@@ -174,10 +174,11 @@ async def of_relations(scene: Scene) -> None:
 @story(
     "Eve, who is not in the room, learns nothing of what relates to its messages",
     shows="client-server API, 'Relationships API': 404",
-    needs=users(2),
+    needs=users(1),
 )
 async def not_for_outsiders(scene: Scene) -> None:
-    alice, eve = scene.users
+    (alice,) = scene.users
+    eve = await scene.new_user("Eve")
     room = await alice.create_room(preset="private_chat")
     said = await alice.say(room, "between us")
     await alice.react(room, said, "🤫")
@@ -190,10 +191,11 @@ async def not_for_outsiders(scene: Scene) -> None:
 @story(
     "Bob ignores Eve, and her part in a thread is not told to him",
     shows="client-server API, 'Aggregations of child events': events from ignored users",
-    needs=users(3),
+    needs=users(2),
 )
 async def ignored(scene: Scene) -> None:
-    alice, bob, eve = scene.users
+    alice, bob = scene.users
+    eve = await scene.new_user("Eve")
     room = await alice.create_room_with(bob, eve)
     root = await alice.say(room, "On topic")
     wanted = await alice.say_in_thread(room, root, "more on topic")

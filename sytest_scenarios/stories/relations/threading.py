@@ -87,10 +87,11 @@ async def listed(scene: Scene) -> None:
 @story(
     "Eve, who is not in the room, is not told of its threads",
     shows="client-server API, 'Querying threads in a room': 403",
-    needs=users(2),
+    needs=users(1),
 )
 async def not_for_outsiders(scene: Scene) -> None:
-    alice, eve = scene.users
+    (alice,) = scene.users
+    eve = await scene.new_user("Eve")
     room = await alice.create_room(preset="private_chat")
     await alice.say_in_thread(room, await alice.say(room, "between us"), "more of it")
     with refused(403, "M_FORBIDDEN", what="Eve's list of the threads"):
