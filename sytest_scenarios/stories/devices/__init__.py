@@ -1,0 +1,1 @@
+"""Devices: several of one person, their names, their end, and messages from one to another."""
