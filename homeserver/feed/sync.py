@@ -540,7 +540,8 @@ class Sync:
         heroes: dict[int, tuple[UserID, ...]] = {}
         for room in wanted_summary:
             known = facts[room.place.room_nid]
-            heroes[room.place.room_nid] = known.heroes(request.user_id)
+            # A room with a name is not called after anybody: their member events are then not needed either.
+            heroes[room.place.room_nid] = () if known.has_name else known.heroes(request.user_id)
             room.summary = _summary(known, heroes[room.place.room_nid])
         if chosen.state.accepts_nothing:
             for room in rooms:
