@@ -79,6 +79,13 @@ class View:
     key_counts: dict[str, int] = field(default_factory=dict)
     syncs: int = 0
 
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> View:
+        """Return what a client knows that was told this one answer and nothing before it."""
+        view = cls()
+        view.merge(answer)
+        return view
+
     def room(self, room: object) -> RoomView:
         """Return what is known of a room (a Room or its ID); nothing is known of one that was not told."""
         return self.rooms.get(str(room), RoomView())

@@ -1,0 +1,1 @@
+"""Notifications: push rules, the list of what was notified, pushers."""

@@ -1,0 +1,1 @@
+"""Being there: who is online, who is typing."""
