@@ -58,11 +58,12 @@ from homeserver.config import Config
 from homeserver.errors import InviteBlocked, NotFound
 from homeserver.feed.bundles import Bundles
 from homeserver.feed.feed import Feed
+from homeserver.feed.response import Streams
 from homeserver.feed.streams.account_data import AccountDataStream
 from homeserver.feed.streams.presence import PresenceStream
 from homeserver.feed.streams.receipts import ReceiptsStream
 from homeserver.feed.streams.typing import TypingStream
-from homeserver.feed.sync import Streams, Sync
+from homeserver.feed.sync import Sync
 from homeserver.feed.timeline import Timeline
 from homeserver.feed.unread import Unread
 from homeserver.media.remote import RemoteRepository

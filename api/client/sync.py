@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from homeserver.errors import InvalidParam
+from homeserver.feed.response import SyncRequest
 from homeserver.feed.sync import Sync as FeedSync
-from homeserver.feed.sync import SyncRequest
 from homeserver.model.tokens import StreamToken
 from homeserver.users.sessions import Requester
 from homeserver.web.request import WebRequest

@@ -26,8 +26,9 @@ from storage.store import Store
 from .device_sections import DeviceSections
 from .feed import Feed, UserFeed, UserRoom
 from .moves import load_memberships_at
+from .response import SyncRequest
 from .streams.to_device import NOTHING, Told
-from .sync import Sync, SyncRequest
+from .sync import Sync
 
 # LIMIT: events of one room in an update that goes on from an earlier one.
 MAX_IN_UPDATE: Final = 100

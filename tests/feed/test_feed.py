@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from homeserver.feed import feed as feed_module
-from homeserver.feed.sync import SyncRequest
+from homeserver.feed.response import SyncRequest
 from homeserver.feed.timeline import Timeline
 from homeserver.model.filters import Filter
 from homeserver.model.tokens import StreamToken

@@ -15,7 +15,8 @@ import orjson
 import pytest
 import pytest_twisted
 
-from homeserver.feed.sync import Streams, Sync, SyncRequest
+from homeserver.feed.response import Streams, SyncRequest
+from homeserver.feed.sync import Sync
 from homeserver.graph.drawing import read_graph
 from homeserver.model.canonical_json import MAX_DEPTH
 from homeserver.model.event import EventTemplate

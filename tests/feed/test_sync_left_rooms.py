@@ -11,7 +11,8 @@ import pytest_twisted
 
 from homeserver.feed.bundles import Bundles
 from homeserver.feed.feed import UserFeed
-from homeserver.feed.sync import Streams, Sync, SyncRequest
+from homeserver.feed.response import Streams, SyncRequest
+from homeserver.feed.sync import Sync
 from homeserver.model.filters import Filter
 from tests.support.rooms import Person, RoomServer, rooms  # noqa: F401
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from homeserver.feed.sync import Streams, Sync, SyncRequest
+from homeserver.feed.response import Streams, SyncRequest
+from homeserver.feed.sync import Sync
 from homeserver.feed.visible import Reader, see
 from homeserver.model.filters import Filter
 from homeserver.model.ids import RoomID
