@@ -96,7 +96,7 @@ class RoomFeed:
     # What `feed.summary` keeps of the room until what it tells changes, and the position where it did last.
     summary: Any = None
     summary_changed: int = 0
-    # What `feed.room_sections` has made of the newest stretch, for all who stand at the same place; nothing once there is more.
+    # The newest stretch as `feed.stretch` made it, for all who stand at the same place; nothing once there is more.
     stretch: Any = None
     # What `feed.unread` keeps: a state group, with the power levels of users and of notifications there.
     deciding: tuple[int, Callable[[str], int], Callable[[str], int]] | None = None
