@@ -13,9 +13,10 @@
     [settings."…"]   variable = value, in place of the default: a server for stories that need `setting("…")`
     extends          another start file, whose keys hold where this one has none; tables are joined
 
-`${address}` is 127.0.0.1, .2, … for the first, second, … server; `${port}` and `${federation_port}` are free there;
-`${folder}`, `${secret}` (the shared secret), `${python}` (of the suite), `${number}`, `${run}`, `${server_name}`,
-`${certificate}`, `${key}`, `${ca}` (files, for TLS), and the variables, whose defaults may hold the others.
+`${address}` is 127.0.0.1, .2, … for the first, second, … server; `${port}` and `${federation_port}` are free there, and
+`${extra_port}`, for what a setting and its stories agree on; `${folder}`, `${secret}` (the shared secret), `${python}`
+(of the suite), `${number}`, `${run}`, `${server_name}`, `${certificate}`, `${key}`, `${ca}` (files, for TLS), and the
+variables, whose defaults may hold the others.
 """
 
 from __future__ import annotations
@@ -112,11 +113,13 @@ class Process:
         self._prepared = False
         self.secret = secrets.token_hex(16)
         address = f"127.0.0.{number}"
+        self.address, self.extra_port = address, free_port(address)
         certificate, key = authority.certificate(address)
         self._values = {
             "address": address,
             "port": str(free_port(address)),
             "federation_port": str(free_port(address)),
+            "extra_port": str(self.extra_port),
             "folder": str(folder),
             "secret": self.secret,
             "python": sys.executable,
