@@ -1,1 +1,1 @@
-"""Who gets in and out: inviting, joining, knocking, leaving, kicking, banning."""
+"""Membership: inviting, joining, knocking, leaving, kicking, banning, and who may do which."""

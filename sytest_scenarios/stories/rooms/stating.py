@@ -82,7 +82,7 @@ async def too_large(scene: Scene) -> None:
 
 @story(
     "Bob's room stays as it was when he left",
-    shows=f"{READING}: 'If the user has left the room then the state is taken from the state of the room when they left'",
+    shows=f"{READING}: 'the state is taken from the state of the room when they left'",
     needs=users(3),
 )
 async def frozen(scene: Scene) -> None:
