@@ -1,6 +1,14 @@
-"""`python -m sytest_scenarios`: the same as `sennit-scenarios`."""
+"""`python -m sytest_scenarios`: the same as `sennit-scenarios`; or one of the processes that it starts."""
 
-from .cli import main
+import sys
+
+from .telling import TELLING
+from .telling import main as tell
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == [TELLING]:
+        tell()
+    else:
+        from .cli import main
+
+        main()

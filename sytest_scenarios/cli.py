@@ -22,19 +22,23 @@ from twisted.internet.task import react
 
 from .clock import REACTOR
 from .expect import Failed
-from .http import PATIENCE_S, Web
-from .launching import SERVERS, CannotStart, Description
+from .http import PATIENCE_S
+from .launching import SERVERS, CannotStart
+from .processes import ManyProcesses, OneProcess, Teller
 from .reports import Report
 from .reports.html import write_html
 from .reports.junit import write_junit
 from .reports.tap import write_tap
 from .reports.terminal import Terminal
-from .runner import JOBS, Outcome, Result, Settings, tell_all
+from .runner import JOBS, Outcome, Result, Settings
 from .story import Story, all_stories, select
-from .world import StartedWorld, UrlWorld, World
+from .telling import WorldOrder
 
 NOTHING_JUDGED: Final = 2
 INTERRUPTED: Final = 130
+# Unless it is said otherwise: each takes some 60 MiB, and servers of its own.
+MOST_PROCESSES: Final = 3
+FEWEST_STORIES: Final = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     async def until_its_end() -> None:
         try:
             await run(arguments, stories)
-        except SystemExit:
+        except BaseException:
             ended.append(1)
             raise
 
@@ -71,21 +75,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
     """Tell the stories as the arguments say, write the reports, and exit."""
     folder = Path(tempfile.mkdtemp(prefix="scenarios-"))
-    world: World | None = None
+    teller: Teller | None = None
     status = NOTHING_JUDGED
     try:
-        world = _world(arguments, folder)
-        trigger = REACTOR.addSystemEventTrigger(
-            "before", "shutdown", _give_up, world, None if arguments.keep else folder
-        )
-        status = await _judge(arguments, stories, world)
+        seed = arguments.seed or secrets.token_hex(4)
+        teller = _teller(arguments, folder, seed, len(stories))
+        giving_up = _give_up(teller, None if arguments.keep else folder)
+        trigger = REACTOR.addSystemEventTrigger("before", "shutdown", Deferred.fromCoroutine, giving_up)
+        status = await _judge(arguments, stories, teller, seed)
         REACTOR.removeSystemEventTrigger(trigger)
+        giving_up.close()
     except (CannotStart, OSError) as error:
         print(f"sennit-scenarios: {error}", file=sys.stderr)
     finally:
-        if world is not None:
+        if teller is not None:
             try:
-                await world.close()
+                await teller.close()
             except CannotStart as error:
                 print(f"sennit-scenarios: {error}", file=sys.stderr)
         if arguments.keep:
@@ -95,26 +100,34 @@ async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
     raise SystemExit(status)
 
 
-def _give_up(world: World, folder: Path | None) -> None:
+async def _give_up(teller: Teller, folder: Path | None) -> None:
     """Leave nothing behind when the run is interrupted."""
-    world.kill_all()
+    await teller.give_up()
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _judge(arguments: argparse.Namespace, stories: list[Story], world: World) -> int:
-    seed = arguments.seed or secrets.token_hex(4)
+async def _judge(arguments: argparse.Namespace, stories: list[Story], teller: Teller, seed: str) -> int:
     began = time.monotonic()
     try:
-        await world.open()
+        await teller.open()
     except Failed as failure:
         # The reports say so too: whoever reads them alone must not take it for a success.
         results = [Result(story, Outcome.FAILED, str(failure)) for story in stories]
         print(f"sennit-scenarios: {failure}", file=sys.stderr)
-        _write(arguments, Report(world.title, seed, results, time.monotonic() - began))
+        _write(arguments, Report(teller.title, seed, results, time.monotonic() - began))
         return NOTHING_JUDGED
     terminal = Terminal(sys.stdout, len(stories) * arguments.repeat, verbose=arguments.verbose)
-    terminal.begin(world.title, seed)
+    terminal.begin(teller.title, seed)
+    results = await teller.tell_all(stories, terminal.result)
+    report = Report(teller.title, seed, results, time.monotonic() - began)
+    terminal.end(report)
+    _write(arguments, report)
+    bad = {Outcome.FAILED, Outcome.NOT_TOLD} | ({Outcome.UNEXPECTED} if arguments.strict else set())
+    return int(any(each.outcome in bad for each in results))
+
+
+def _teller(arguments: argparse.Namespace, folder: Path, seed: str, count: int) -> Teller:
     settings = Settings(
         jobs=arguments.jobs,
         seed=seed,
@@ -123,24 +136,26 @@ async def _judge(arguments: argparse.Namespace, stories: list[Story], world: Wor
         scale=arguments.scale,
         time_factor=arguments.time_factor,
     )
-    results = await tell_all(stories, world, settings, terminal.result)
-    report = Report(world.title, seed, results, time.monotonic() - began)
-    terminal.end(report)
-    _write(arguments, report)
-    bad = {Outcome.FAILED, Outcome.UNEXPECTED} if arguments.strict else {Outcome.FAILED}
-    return int(any(each.outcome in bad for each in results))
+    order = WorldOrder(
+        folder,
+        start=arguments.start,
+        urls=arguments.url or (),
+        patience_s=arguments.patience,
+        ca_file=arguments.ca_file,
+        admin_secret=arguments.admin_secret,
+        registration_token=arguments.registration_token,
+        implementation=arguments.implementation,
+        stories=[os.path.abspath(each) for each in arguments.stories],
+    )
+    processes = arguments.processes or _processes(arguments, count * arguments.repeat)
+    return ManyProcesses(processes, order, settings) if processes > 1 else OneProcess(order.make(), settings)
 
 
-def _world(arguments: argparse.Namespace, folder: Path) -> World:
-    if arguments.url:
-        return UrlWorld(
-            arguments.url,
-            web=Web(ca_file=arguments.ca_file, patience_s=arguments.patience),
-            admin_secret=arguments.admin_secret,
-            registration_token=arguments.registration_token,
-            implementation=arguments.implementation,
-        )
-    return StartedWorld(Description.read(arguments.start), folder, patience_s=arguments.patience)
+def _processes(arguments: argparse.Namespace, count: int) -> int:
+    """Return how many processes do best: a server that is started takes a core beside them."""
+    cores = len(os.sched_getaffinity(0))
+    best = cores if arguments.url else cores // 2
+    return max(1, min(best, MOST_PROCESSES, count // FEWEST_STORIES))
 
 
 def _write(arguments: argparse.Namespace, report: Report) -> None:
@@ -179,7 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--area", action="append", default=[], help="only stories of this area; may be said several times")
     add("--tag", action="append", default=[], help="only stories with this tag; may be said several times")
     add("--list", action="store_true", help="tell which stories there are, and end")
-    add("--jobs", type=int, default=JOBS, help="stories told at once (%(default)s)")
+    add("--jobs", type=int, default=JOBS, help="stories told at once by each process (%(default)s)")
+    add("--processes", type=int, help="processes that tell stories (as many as do best on this machine)")
     add("--seed", help="repeats the order and the choices of another run")
     add("--flaky", type=int, default=0, metavar="N", help="tell a story that failed up to N times more")
     add("--repeat", type=int, default=1, metavar="N", help="tell every story N times")

@@ -43,6 +43,7 @@ from twisted.internet.threads import deferToThread
 from .actors import sleep
 from .authority import Authority
 from .expect import Failed, Skipped
+from .guard import Guard
 from .http import Web
 from .journal import Journal
 
@@ -109,7 +110,9 @@ class Process:
         self._description = description
         self._folder = folder
         self._web = web
+        self.authority = authority
         self._running: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._prepared = False
         self.secret = secrets.token_hex(16)
         address = f"127.0.0.{number}"
@@ -170,6 +173,7 @@ class Process:
             except subprocess.TimeoutExpired:
                 await self.kill()
             self._running = None
+            self._dismiss_guard()
 
     async def kill(self) -> None:
         """Kill it."""
@@ -181,6 +185,7 @@ class Process:
         if running is not None:
             running.kill()
             running.wait()
+        self._dismiss_guard()
 
     async def finish(self) -> None:
         """Stop it for good and tidy up after it."""
@@ -203,6 +208,12 @@ class Process:
                 )
             except OSError as error:
                 raise CannotStart(f"{command[0]}: {error}") from None
+        self._guard = Guard(self._running.pid)
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.dismiss()
 
     def _finish_command(self, words: Sequence[str]) -> None:
         command = [self._fill(each) for each in words]

@@ -51,6 +51,8 @@ class Outcome(enum.Enum):
     """It passed though the feature is said not to be there yet."""
     DIFFERS = "differs"
     """It failed where this implementation is known to differ."""
+    NOT_TOLD = "not told"
+    """The run ended before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,34 +98,50 @@ async def tell_all(
     stories: Sequence[Story], world: World, settings: Settings, on_result: Callable[[Result], None] = lambda _: None
 ) -> list[Result]:
     """Tell the stories and return how they ended, in the order of `stories`."""
-    order = list(stories) * settings.repeat
-    if settings.shuffle:
-        Random(settings.seed).shuffle(order)
-    # Those for which servers have to be started come first, so that the run does not end with waiting for them.
-    order.sort(key=lambda story: -(story.needs.servers + story.needs.own_servers))
-    telling = _Telling(deque(order), world, settings, on_result)
+    telling = _Telling(deque(in_order(stories, settings)), world, settings, on_result)
     workers = [Deferred.fromCoroutine(_work(telling)) for _ in range(max(1, settings.jobs))]
     try:
         await defer.gatherResults(workers, consumeErrors=True)
     except defer.FirstError as error:
         error.subFailure.raiseException()
+    return as_given(telling.results, stories)
+
+
+def in_order(stories: Sequence[Story], settings: Settings) -> list[Story]:
+    """Return the stories in the order of telling, each as often as it is told."""
+    order = list(stories) * settings.repeat
+    if settings.shuffle:
+        Random(settings.seed).shuffle(order)
+    # Those for which servers have to be started come first, so that the run does not end with waiting for them.
+    order.sort(key=lambda story: -(story.needs.servers + story.needs.own_servers + bool(story.needs.setting)))
+    return order
+
+
+def as_given(results: Sequence[Result], stories: Sequence[Story]) -> list[Result]:
+    """Return the results in the order of their stories."""
     places = {id(story): place for place, story in enumerate(stories)}
-    return sorted(telling.results, key=lambda result: places[id(result.story)])
+    return sorted(results, key=lambda result: places[id(result.story)])
 
 
 async def _work(telling: _Telling) -> None:
     while telling.stories:
         story = telling.stories.popleft()
-        result = await tell(story, telling.world, telling.settings)
-        for _ in range(telling.settings.flaky):
-            if result.outcome is not Outcome.FAILED:
-                break
-            again = await tell(story, telling.world, telling.settings)
-            if again.outcome is Outcome.PASSED:
-                first = f"passed when told again; the first time it {result.sentence}"
-                result = Result(story, Outcome.FLAKY, first, result.took_s, result.journal, result.where)
+        result = await tell_again(story, telling.world, telling.settings)
         telling.results.append(result)
         telling.on_result(result)
+
+
+async def tell_again(story: Story, world: World, settings: Settings) -> Result:
+    """Tell one story, and if it fails, again as often as is wanted."""
+    result = await tell(story, world, settings)
+    for _ in range(settings.flaky):
+        if result.outcome is not Outcome.FAILED:
+            break
+        again = await tell(story, world, settings)
+        if again.outcome is Outcome.PASSED:
+            first = f"passed when told again; the first time it {result.sentence}"
+            return Result(story, Outcome.FLAKY, first, result.took_s, result.journal, result.where)
+    return result
 
 
 async def tell(story: Story, world: World, settings: Settings) -> Result:

@@ -28,7 +28,7 @@ def write_junit(report: Report, out: TextIO) -> None:
                 "name": area,
                 "tests": str(len(results)),
                 "failures": str(sum(each.outcome is Outcome.FAILED for each in results)),
-                "errors": "0",
+                "errors": str(sum(each.outcome is Outcome.NOT_TOLD for each in results)),
                 "skipped": str(sum(_is_skip(each) for each in results)),
                 "time": f"{sum(each.took_s for each in results):.3f}",
             },
@@ -51,6 +51,8 @@ def _add(suite: Element, result: Result) -> None:
         failure = SubElement(case, "failure", {"message": _clean(result.sentence)})
         failure.text = _clean(f"shows {story.shows}\n{result.where}\n")
         SubElement(case, "system-out").text = _clean(_steps(result))
+    elif result.outcome is Outcome.NOT_TOLD:
+        SubElement(case, "error", {"message": _clean(f"{result.outcome.value}: {result.sentence}")})
     elif _is_skip(result):
         SubElement(case, "skipped", {"message": _clean(f"{result.outcome.value}: {result.sentence}")})
     elif result.sentence:

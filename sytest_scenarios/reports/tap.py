@@ -13,7 +13,7 @@ def write_tap(report: Report, out: TextIO) -> None:
     """Write the results as TAP."""
     out.write(f"TAP version 13\n1..{len(report.results)}\n# {_line(report.title)}; seed {report.seed}\n")
     for number, each in enumerate(report.results, 1):
-        good = each.outcome not in (Outcome.FAILED, Outcome.NOT_YET, Outcome.DIFFERS)
+        good = each.outcome not in (Outcome.FAILED, Outcome.NOT_YET, Outcome.DIFFERS, Outcome.NOT_TOLD)
         directive = ""
         if each.outcome is Outcome.SKIPPED:
             directive = f" # SKIP {_line(each.sentence)}"
@@ -21,7 +21,7 @@ def write_tap(report: Report, out: TextIO) -> None:
             directive = f" # TODO {_line(each.sentence)}"
         told = _line(f"{each.story.name} {each.story.title}").replace("#", "\\#")
         out.write(f"{'ok' if good else 'not ok'} {number} - {told}{directive}\n")
-        if each.outcome in (Outcome.FAILED, Outcome.FLAKY):
+        if each.outcome in (Outcome.FAILED, Outcome.FLAKY, Outcome.NOT_TOLD):
             # JSON is YAML too.
             out.write(f"  ---\n  message: {json.dumps(each.sentence)}\n")
             out.write(f"  at: {json.dumps(each.where)}\n  shows: {json.dumps(each.story.shows)}\n  ...\n")

@@ -16,6 +16,7 @@ SIGNS: Final = {
     Outcome.NOT_YET: ("…", "36"),
     Outcome.UNEXPECTED: ("!", "33"),
     Outcome.DIFFERS: ("≠", "33"),
+    Outcome.NOT_TOLD: ("·", "31"),
 }
 _TOLD_AT_ONCE: Final = 300
 

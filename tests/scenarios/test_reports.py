@@ -45,15 +45,16 @@ def test_junit_is_xml_and_counts() -> None:
     out = io.StringIO()
     write_junit(_report(), out)
     (suite,) = ElementTree.fromstring(out.getvalue().encode())
-    assert ("7", "1", "3") == (suite.get("tests"), suite.get("failures"), suite.get("skipped"))
+    counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
+    assert ["8", "1", "1", "3"] == counts
 
 
 def test_tap_has_a_line_for_each_story() -> None:
     out = io.StringIO()
     write_tap(_report(), out)
     lines = out.getvalue().splitlines()
-    assert "1..7" == lines[1]
-    assert 7 == sum(line.startswith(("ok ", "not ok ")) for line in lines)
+    assert "1..8" == lines[1]
+    assert 8 == sum(line.startswith(("ok ", "not ok ")) for line in lines)
 
 
 def test_page_holds_no_script_and_asks_for_nothing() -> None:
@@ -78,7 +79,7 @@ def test_page_holds_no_script_and_asks_for_nothing() -> None:
 @pytest.mark.parametrize("verbose", [False, True])
 def test_terminal_gets_no_escapes_of_a_server(verbose: bool) -> None:
     out = io.StringIO()
-    terminal = Terminal(out, 7, verbose=verbose)
+    terminal = Terminal(out, 8, verbose=verbose)
     report = _report()
     terminal.begin("a server", "7")
     for each in report.results:

@@ -30,10 +30,11 @@ class _Nowhere:
     """A world in which nothing is asked."""
 
     title = "nowhere"
+    implementation = "sennit"
 
     @asynccontextmanager
     async def hosts_for(self, needs: Needs) -> AsyncIterator[list[Host]]:
-        host = Host("http://127.0.0.1:9", Web(), implementation="nowhere")
+        host = Host("http://127.0.0.1:9", Web(), implementation="sennit")
         yield [host]
 
     async def open(self) -> None: ...
@@ -127,7 +128,7 @@ async def test_a_story_that_does_not_mind_being_cancelled_is_left_behind() -> No
         pytest.param(_story(_fails), Outcome.FAILED, id="fails"),
         pytest.param(_story(_fails, expected_to_fail="expiry"), Outcome.NOT_YET, id="fails as expected"),
         pytest.param(_story(_passes, expected_to_fail="expiry"), Outcome.UNEXPECTED, id="passes unexpectedly"),
-        pytest.param(_story(_fails, unlike={"nowhere": "the spec lets it"}), Outcome.DIFFERS, id="known to differ"),
+        pytest.param(_story(_fails, unlike={"sennit": "the spec lets it"}), Outcome.DIFFERS, id="known to differ"),
         pytest.param(_story(_fails, unlike={"elsewhere": "the spec lets it"}), Outcome.FAILED, id="another differs"),
         pytest.param(_story(lambda scene: scene.skip("why")), Outcome.SKIPPED, id="skips itself"),
         pytest.param(_story(_passes, needs=Needs(admin_secret=True)), Outcome.SKIPPED, id="lacks the secret"),
