@@ -92,6 +92,7 @@ class Send:
         """Send a message event."""
         requester: Requester = request.requester
         refuse_suspended(requester)
+        _refuse_delay(request)
         room_id = RoomID.parse(request.args["roomId"])
         kind = request.args["eventType"]
         content = request.json()
@@ -109,6 +110,7 @@ class Send:
         """Send a state event."""
         requester: Requester = request.requester
         refuse_suspended(requester)
+        _refuse_delay(request)
         room_id = RoomID.parse(request.args["roomId"])
         kind, state_key = request.args["eventType"], request.args.get("stateKey", "")
         content = request.json()
@@ -185,6 +187,12 @@ class Send:
         for field in ("displayname", "avatar_url"):
             if content.get(field) is not None and not isinstance(content[field], str):
                 raise BadJson(f"'{field}' must be a string")
+
+
+def _refuse_delay(request: WebRequest) -> None:
+    # MSC4140: what is to be sent later must not be sent at once. A call that hangs up by it would end as it begins.
+    if request.query("org.matrix.msc4140.delay") is not None:
+        raise InvalidParam("this server sends no delayed events")
 
 
 def _ts(request: WebRequest) -> int | None:

@@ -277,6 +277,17 @@ class TestIgnoredUsers:
         assert 1 == self.counts(bob)
 
 
+class TestDelays:
+    @pytest.mark.parametrize("path", ["send/m.room.message/1", "state/com.example.note"])
+    def test_what_is_to_be_sent_later_is_not_sent_at_once(self, alice: Actor, path: str) -> None:
+        room = make_room(alice)
+        delayed = f"/rooms/{room}/{path}?org.matrix.msc4140.delay=60000"
+        reply = ask(alice, "PUT", delayed, {"msgtype": "m.text", "body": "I hang up"})
+        assert (400, "M_INVALID_PARAM") == (reply.status, reply.json["errcode"])
+        events = alice.call("GET", f"/rooms/{room}/messages?dir=b")["chunk"]
+        assert not {"m.room.message", "com.example.note"} & {each["type"] for each in events}
+
+
 class TestStrangers:
     @pytest.mark.parametrize(
         ("method", "path"),
