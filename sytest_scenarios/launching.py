@@ -111,6 +111,7 @@ class Process:
         self._folder = folder
         self._web = web
         self.authority = authority
+        self.authority = authority
         self._running: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
         self._prepared = False

@@ -23,9 +23,10 @@ async def barred(scene: Scene) -> None:
     room = await alice.create_room_with(bob, carol, preset="private_chat")
     other = await alice.create_room_with(bob, carol, preset="private_chat")
     before = await bob.say(room, "You hear me")
+    for each in (alice, carol):
+        await each.sees(room, before)
     acl = await alice.set_state(room, "m.room.server_acl", bars(bob.server.name))
     for each in (bob, carol):
-        await each.sees(room, before)
         await each.sees(room, acl)
     await bob.type(room)
     await bob.request("PUT", room.path("send", "m.room.message", "barred"), {"msgtype": "m.text", "body": "And now?"})

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from sytest_scenarios.actors import User, path_of
+from sytest_scenarios.actors import User
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import FEDERATION, story, users
 
@@ -31,8 +32,7 @@ async def device_lists(scene: Scene) -> None:
     alice, bob = scene.users
     await bob.post("/keys/upload", {"device_keys": keys_of(bob, "A")})
     await alice.create_room_with(bob)
-    ask = {"device_keys": {bob.user_id: []}}
-    found = (await alice.post("/keys/query", ask))["device_keys"][bob.user_id]
+    found = (await alice.post("/keys/query", {"device_keys": {bob.user_id: []}}))["device_keys"][bob.user_id]
     check_equal({bob.device_id}, set(found), "Bob's devices")
     check_equal(keys_of(bob, "A")["keys"], found[bob.device_id].get("keys"), "the keys that Alice finds")
     await alice.catch_up()

@@ -1,7 +1,7 @@
 """Looking at what is on another server: files, rooms that are published, spaces."""
 
-from sytest_scenarios.actors import path_of
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import FEDERATION, story, users
 

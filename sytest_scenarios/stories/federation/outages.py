@@ -78,8 +78,8 @@ async def three_servers(scene: Scene) -> None:
     await bob.sees(room, answered)
     await alice.server.start()
     await alice.say(room, "Here I am")
-    for each in (asked, answered):
-        await alice.sees(room, each, within_s=30)
+    for event_id in (asked, answered):
+        await alice.sees(room, event_id, within_s=30)
     words = [each for each in await all_texts(alice, room) if each != "Here I am"]
     check_equal(["All here", "Where is Alice?", "Away"], words, "what Alice reads")
     await same_state(room, *scene.users)

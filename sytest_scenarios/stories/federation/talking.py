@@ -83,9 +83,8 @@ async def presence(scene: Scene) -> None:
     await carol.catch_up()
     status = {"presence": "online", "status_msg": "At the window"}
     await bob.put(f"/presence/{bob.user_id}/status", status)
-    seen = await alice.until(
-        "Bob's status", lambda view: (each := view.presence[bob.user_id]).get("status_msg") and each
-    )
+    await alice.until("Bob's status", lambda view: "status_msg" in view.presence[bob.user_id])
+    seen = alice.view.presence[bob.user_id]
     check_equal(("online", "At the window"), (seen["presence"], seen["status_msg"]), "what Alice sees of Bob")
     await carol.put(f"/presence/{carol.user_id}/status", {"presence": "unavailable", "status_msg": "Elsewhere"})
     await carol.until("her own status", lambda view: view.presence[carol.user_id].get("status_msg") == "Elsewhere")
