@@ -41,6 +41,10 @@ class Scene:
         self.users.append(user)
         return user
 
+    async def new_users(self, *names: str) -> list[User]:
+        """Make users of these names, for a story of others than Alice and Bob."""
+        return [await self.new_user(name) for name in names]
+
     def step(self, text: str) -> None:
         """Put a line into the report: what happens now."""
         self.journal.add(Step(text, time.time()))

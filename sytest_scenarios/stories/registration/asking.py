@@ -49,7 +49,9 @@ async def names(scene: Scene) -> None:
         with refused(400, "M_INVALID_USERNAME", what=f"an account called {(bad + tail)[:40]!r}"):
             await sign_up(scene.server, bad + tail)
         # A name that is no ASCII may be no value of this parameter at all.
-        with refused(400, *(["M_INVALID_USERNAME"] if bad.isascii() else []), what=f"whether {(bad + tail)[:40]!r} is available"):
+        with refused(
+            400, *(["M_INVALID_USERNAME"] if bad.isascii() else []), what=f"whether {(bad + tail)[:40]!r} is available"
+        ):
             await scene.server.get("/register/available", username=bad + tail)
 
 

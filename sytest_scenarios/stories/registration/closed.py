@@ -31,9 +31,11 @@ async def closed(scene: Scene) -> None:
 
 @story(
     "A weak password is refused, and the old one stays",
-    shows="client-server API, 'Other error codes': M_WEAK_PASSWORD; 'Password management'",
+    shows="client-server API, 'Password management': M_WEAK_PASSWORD",
     needs=users(1) + setting("strict accounts") + ADMIN_SECRET,
-    unlike={"synapse": "answers M_PASSWORD_TOO_SHORT and the like; the spec, 'Other error codes', says M_WEAK_PASSWORD"},
+    unlike={
+        "synapse": "answers M_PASSWORD_TOO_SHORT and the like; the spec, 'Password management', says M_WEAK_PASSWORD"
+    },
 )
 async def weak_password(scene: Scene) -> None:
     (alice,) = scene.users

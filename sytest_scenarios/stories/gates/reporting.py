@@ -1,0 +1,64 @@
+"""What people tell those who run the server about others."""
+
+from sytest_scenarios.expect import check_equal, refused
+from sytest_scenarios.scene import Scene
+from sytest_scenarios.story import ADMIN_SECRET, story, users
+
+REPORTING = "Reporting"
+ADMIN = "/_synapse/admin/v1"
+
+
+@story(
+    "Bob reports what Eve said, and Ada reads it",
+    shows="client-server API, 'Reporting Content': POST /rooms/{roomId}/report/{eventId}",
+    needs=ADMIN_SECRET,
+    expected_to_fail=REPORTING,
+)
+async def message(scene: Scene) -> None:
+    bob, eve, carol = await scene.new_users("Bob", "Eve", "Carol")
+    ada = await scene.new_user("Ada", admin=True)
+    room = await bob.create_room_with(eve)
+    evil = await eve.say(room, "Buy my tokens")
+    await bob.post(room.path("report", evil), {"reason": "spam"})
+    with refused(403, 404, what="the report of somebody who does not see it"):
+        await carol.post(room.path("report", evil), {"reason": "spam"})
+    with refused(403, "M_FORBIDDEN", what="the list of reports, for Eve"):
+        await eve.get(f"{ADMIN}/event_reports")
+    found = (await ada.get(f"{ADMIN}/event_reports", room_id=room.id))["event_reports"]
+    told = [(each["user_id"], each["sender"], each["event_id"], each["reason"]) for each in found]
+    check_equal([(bob.user_id, eve.user_id, evil, "spam")], told, "the reports of the room")
+    one = await ada.get(f"{ADMIN}/event_reports/{found[0]['id']}")
+    check_equal("Buy my tokens", one["event_json"]["content"]["body"], "what Ada reads")
+
+
+@story(
+    "Bob reports Eve herself, and Ada reads it; of somebody who is nobody he learns nothing",
+    shows="client-server API, 'Reporting Content': POST /users/{userId}/report",
+    needs=ADMIN_SECRET,
+    expected_to_fail=REPORTING,
+)
+async def person(scene: Scene) -> None:
+    bob, eve = await scene.new_users("Bob", "Eve")
+    ada = await scene.new_user("Ada", admin=True)
+    await bob.post(f"/users/{eve.user_id}/report", {"reason": "pretends to be me"})
+    with refused(403, "M_FORBIDDEN", what="the list of reports, for Bob"):
+        await bob.get(f"{ADMIN}/user_reports")
+    found = (await ada.get(f"{ADMIN}/user_reports", target_user_id=eve.user_id))["user_reports"]
+    told = [(each["user_id"], each["reason"]) for each in found]
+    check_equal([(bob.user_id, "pretends to be me")], told, "the reports of Eve")
+    nobody = f"@nobody-{eve.localpart}:{scene.server.name}"
+    answers = [await bob.request("POST", f"/users/{each}/report", {"reason": "x"}) for each in (eve.user_id, nobody)]
+    check_equal([200, 200], [each.status for each in answers], "the answers on Eve and on nobody, which are alike")
+
+
+@story(
+    "Bob reports a whole room",
+    shows="client-server API, 'Reporting Content': POST /rooms/{roomId}/report",
+    expected_to_fail=REPORTING,
+)
+async def room(scene: Scene) -> None:
+    bob, eve = await scene.new_users("Bob", "Eve")
+    place = await eve.create_room(preset="public_chat")
+    await bob.post(place.path("report"), {"reason": "a den of thieves"})
+    answer = await bob.request("POST", f"/rooms/!nowhere:{scene.server.name}/report", {"reason": "x"})
+    check_equal((404, "M_NOT_FOUND"), (answer.status, answer.errcode), "the answer on a room that there is not")

@@ -1,0 +1,1 @@
+"""Logging in, tokens, passwords, and what a server says of itself."""
