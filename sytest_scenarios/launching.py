@@ -108,9 +108,8 @@ class Process:
     def __init__(self, description: Description, folder: Path, authority: Authority, number: int, web: Web) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._description = description
-        self._folder = folder
+        self.folder = folder
         self._web = web
-        self.authority = authority
         self.authority = authority
         self._running: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
@@ -145,7 +144,7 @@ class Process:
         """Start it and wait until it answers; CannotStart if it does not."""
         if not self._prepared:
             for name, content in self._description.files.items():
-                path = self._folder / name
+                path = self.folder / name
                 path.write_text(self._fill(content))
                 path.chmod(0o600)
             for command in self._description.prepare:
@@ -197,15 +196,15 @@ class Process:
 
     def log(self) -> str:
         """Return the end of what it has written."""
-        path = self._folder / "output.log"
+        path = self.folder / "output.log"
         return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
     def _launch(self) -> None:
         command = [self._fill(each) for each in self._description.command]
-        with (self._folder / "output.log").open("ab") as log:
+        with (self.folder / "output.log").open("ab") as log:
             try:
                 self._running = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder, env=self._environment()
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=self._environment()
                 )
             except OSError as error:
                 raise CannotStart(f"{command[0]}: {error}") from None
@@ -224,7 +223,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self._environment(),
                 check=True,
                 timeout=self._description.start_timeout_s,
