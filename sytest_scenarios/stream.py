@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
@@ -25,7 +26,7 @@ from twisted.internet.ssl import optionsForClientTLS
 
 from .clock import REACTOR
 from .expect import Failed, Refused, shown
-from .http import url_of
+from .http import said_of, url_of
 from .journal import Exchange, Step, cut
 from .view import View
 
@@ -95,7 +96,7 @@ class Stream:
                 self._protocol.dropConnection(abort=True)
             raise Failed("the WebSocket of the stream to open", exchange.trouble) from None
         except Exception as trouble:
-            exchange.trouble = f"{type(trouble).__name__}: {str(trouble)[:200]}"
+            exchange.trouble = said_of(trouble)
             raise Failed("the WebSocket of the stream to open", exchange.trouble) from None
         exchange.status = 101
 
@@ -107,8 +108,8 @@ class Stream:
         exchange = Exchange(self.user.name, method, "(stream)", cut(json.dumps(params)), time.time())
         self.user.server.journal.add(exchange)
         answer: Deferred[dict[str, Any]] = Deferred()
-        self._answers[name] = answer
         self.send_text(json.dumps(message))
+        self._answers[name] = answer
         try:
             found = await answer.addTimeout(WAIT_S, REACTOR)
         except defer.TimeoutError:
@@ -132,7 +133,10 @@ class Stream:
         """Send a text frame as it is."""
         if self._protocol is None or self._closed is not None:
             raise Failed("the stream to be open", f"a close with {self._closed}")
-        self._protocol.sendMessage(message.encode())
+        try:
+            self._protocol.sendMessage(message.encode())
+        except Disconnected:
+            raise Failed("the stream to be open", "a close that is under way") from None
 
     async def until(self, expected: str, look: Callable[[View], T], *, within_s: float = WAIT_S) -> T:
         """Wait until `look` finds in the view what is wanted (a true value), and return that."""

@@ -47,7 +47,7 @@ async def own_device_only(scene: Scene) -> None:
 
 @story(
     "Keys of the wrong shape are refused, and good ones are taken afterwards",
-    shows="client-server API, 'Key management API': POST /keys/upload, POST /keys/query, POST /keys/claim",
+    shows="client-server API, 'Key management API': POST /keys/upload, POST /keys/query",
     needs=users(1),
 )
 async def bad_shapes(scene: Scene) -> None:
@@ -57,7 +57,6 @@ async def bad_shapes(scene: Scene) -> None:
         ("/keys/query", {}),
         ("/keys/query", {"device_keys": [alice.user_id]}),
         ("/keys/query", {"device_keys": {alice.user_id: "all"}}),
-        ("/keys/claim", {"one_time_keys": alice.user_id}),
     ):
         with refused(400, what=f"{path} with {body}"):
             await alice.post(path, body)
