@@ -4,6 +4,7 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
+from sytest_scenarios.actors import Room
 from sytest_scenarios.agreeing import all_texts
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.played import ROOM_VERSION, accepted, played_server
@@ -18,6 +19,17 @@ MESSAGE = "m.room.message"
 def said(words: str) -> dict[str, Any]:
     """Return the content of a message."""
     return {"msgtype": "m.text", "body": words}
+
+
+def typing(room: Room, user_id: str) -> dict[str, Any]:
+    """Return what tells that somebody types."""
+    return {"edu_type": "m.typing", "content": {"room_id": room.id, "user_id": user_id, "typing": True}}
+
+
+def receipt(room: Room, user_id: str, event_id: str) -> dict[str, Any]:
+    """Return what tells that somebody has read."""
+    reader = {user_id: {"data": {"ts": 1}, "event_ids": [event_id]}}
+    return {"edu_type": "m.receipt", "content": {room.id: {"m.read": reader}}}
 
 
 @story(
@@ -214,24 +226,38 @@ async def others_names(scene: Scene) -> None:
     async with played_server(scene) as mallory:
         eve = await mallory.join(room, "eve", through=alice.server)
 
-        def typing(user_id: str) -> dict[str, Any]:
-            return {"edu_type": "m.typing", "content": {"room_id": room.id, "user_id": user_id, "typing": True}}
-
-        def receipt(user_id: str) -> dict[str, Any]:
-            reader = {user_id: {"data": {"ts": 1}, "event_ids": [said_here]}}
-            return {"edu_type": "m.receipt", "content": {room.id: {"m.read": reader}}}
-
-        rubbish: list[dict[str, Any]] = [
-            {},
-            {"edu_type": "m.typing", "content": []},
-            {"edu_type": "m.receipt", "content": {room.id: {"m.read": {eve: {"event_ids": "x"}}}}},
-            {"edu_type": "m.presence", "content": {"push": [{"user_id": alice.user_id, "presence": "offline"}, 7]}},
-            {"edu_type": "m.direct_to_device", "content": {"sender": bob.user_id, "type": "x", "message_id": "1"}},
-        ]
-        wrong = [typing(alice.user_id), receipt(bob.user_id), *rubbish]
-        await mallory.send(alice.server, edus=[*wrong, typing(eve), receipt(eve)])
+        wrong = [typing(room, alice.user_id), receipt(room, bob.user_id, said_here)]
+        await mallory.send(alice.server, edus=[*wrong, typing(room, eve), receipt(room, eve, said_here)])
         for each in (alice, bob):
             await each.until("Eve to type", lambda view: eve in view.room(room).typing)
             await each.until("Eve's receipt", lambda view: ("m.read", eve) in view.room(room).receipts)
             check_equal([eve], each.view.room(room).typing, f"who types as {each} sees it")
             check(("m.read", bob.user_id) not in each.view.room(room).receipts, "no receipt of Bob", came="one")
+
+
+@story(
+    "Things that are no EDUs come with one that is: they are left out, and the good one is taken",
+    shows="server-server API, 'EDUs', 'Transactions'",
+    needs=users(1) + PLAYED,
+    unlike={"synapse": "answers 500; 'Transactions' has 200 for a transaction, and errors for single events"},
+)
+async def no_edus(scene: Scene) -> None:
+    [alice] = scene.users
+    room = await alice.create_room(preset="public_chat", room_version=ROOM_VERSION)
+    async with played_server(scene) as mallory:
+        eve = await mallory.join(room, "eve", through=alice.server)
+        rubbish: list[dict[str, Any]] = [
+            {},
+            {"edu_type": 7, "content": {}},
+            {"edu_type": "m.typing"},
+            {"edu_type": "m.typing", "content": []},
+            {"edu_type": "m.typing", "content": {"room_id": 7, "user_id": {}, "typing": "yes"}},
+            {"edu_type": "m.receipt", "content": {room.id: {"m.read": {eve: {"event_ids": "x"}}}}},
+            {"edu_type": "m.presence", "content": {"push": [{"user_id": alice.user_id, "presence": "offline"}, 7]}},
+            {"edu_type": "m.direct_to_device", "content": {"sender": alice.user_id, "type": "x", "message_id": "1"}},
+            {"edu_type": "m.device_list_update", "content": {"user_id": eve, "device_id": "X", "stream_id": "first"}},
+            {"edu_type": "m.signing_key_update", "content": {"user_id": alice.user_id}},
+        ]
+        await mallory.send(alice.server, edus=[*rubbish, typing(room, eve)])
+        await alice.until("Eve to type", lambda view: view.room(room).typing == [eve])
+    check_equal([], alice.view.to_device, "what Alice's device got")

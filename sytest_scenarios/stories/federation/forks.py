@@ -7,16 +7,16 @@ from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, servers, story, users
 
 
-async def _room_with_power(alice: User, *others: User, version: str) -> Room:
-    """Have Alice make a room where the others may change state and invite them."""
-    levels = {"users": {each.user_id: 50 for each in others}}
+async def _room_with_power(alice: User, bob: User, *others: User, version: str) -> Room:
+    """Have Alice make a room where Bob may change state and kick; the others are there, too."""
+    levels = {"users": {bob.user_id: 50}}
     if version != "12":
         levels["users"][alice.user_id] = 100
     room = await alice.create_room_with(
-        *others, preset="private_chat", room_version=version, power_level_content_override=levels
+        bob, *others, preset="private_chat", room_version=version, power_level_content_override=levels
     )
     said = await alice.say(room, "Before")
-    for each in others:
+    for each in (bob, *others):
         await each.sees(room, said)
     return room
 
@@ -39,28 +39,58 @@ async def topics(scene: Scene) -> None:
     alice, bob = scene.users
     rooms = [await _room_with_power(alice, bob, version=version) for version in ("10", "11")]
     await bob.server.stop()
-    said = set()
     for room in rooms:
-        said |= {await alice.say(room, f"alone {number}") for number in range(3)}
-        said.add(await alice.set_state(room, "m.room.topic", {"topic": "Alice's"}))
+        for number in range(3):
+            await alice.say(room, f"alone {number}")
+        await alice.set_state(room, "m.room.topic", {"topic": "Alice's"})
     await alice.server.stop()
     await bob.server.start()
+    topics = {}
     for room in rooms:
-        said |= {await bob.say(room, f"also alone {number}") for number in range(3)}
-        said.add(await bob.set_state(room, "m.room.topic", {"topic": "Bob's"}))
-        said.add(await bob.set_state(room, "m.room.name", {"name": "Named by Bob"}))
+        for number in range(3):
+            await bob.say(room, f"also alone {number}")
+        last = await bob.set_state(room, "m.room.topic", {"topic": "Bob's"})
+        topics[room.id] = last
+        await bob.set_state(room, "m.room.name", {"name": "Named by Bob"})
     await alice.server.start()
     for room in rooms:
         state = await _meet(room, alice, bob)
-        topic = (await alice.state(room, "m.room.topic")).get("topic")
         # Both had the power for it: the resolution orders them by their times, and the later one stands.
-        check_equal("Bob's", topic, "the topic")
-        check_equal(state["m.room.topic"], (await _told(bob, room))["m.room.topic"], "the topic's event, for Bob")
+        check_equal(topics[room.id], state.get("m.room.topic"), "the event of the topic")
+        check_equal("Bob's", (await alice.state(room, "m.room.topic")).get("topic"), "the topic, for Alice")
         check_equal("Named by Bob", (await alice.state(room, "m.room.name")).get("name"), "the name, for Alice")
         mine, his = await whole_history(alice, room), await whole_history(bob, room)
         check_equal(sorted(each["event_id"] for each in mine), sorted(each["event_id"] for each in his), "the events")
-    check(said, "something said", came=said)
 
 
-async def _told(user: User, room: Room) -> dict[str, str]:
-    return await same_state(room, user)
+@story(
+    "Alice bans Bob, whose server does not hear it, while he sets a topic and kicks: then the ban stands, and no more",
+    shows="server-server API, 'Room State Resolution'; room version 2, 'State resolution'",
+    needs=users(4) + servers(2) + OWN_SERVER,
+    time_limit_s=120,
+)
+async def bans(scene: Scene) -> None:
+    alice, bob, carol, dan = scene.users
+    rooms = [await _room_with_power(alice, bob, carol, dan, version=version) for version in ("10", "11")]
+    before = [await same_state(room, carol, dan) for room in rooms]
+    await bob.server.stop()
+    for room in rooms:
+        await alice.ban(room, bob)
+    await alice.server.stop()
+    await bob.server.start()
+    for room in rooms:
+        await bob.set_state(room, "m.room.topic", {"topic": "Bob's"})
+        await bob.kick(room, carol)
+        await bob.say(room, "I rule here")
+    await alice.server.start()
+    for room, state_before in zip(rooms, before, strict=True):
+        state = await _meet(room, carol, dan)
+        check_equal(None, state.get("m.room.topic"), "the topic")
+        carols = f"m.room.member {carol.user_id}"
+        check_equal(state_before[carols], state.get(carols), "Carol's membership")
+        for each in (carol, dan):
+            membership = (await each.state(room, "m.room.member", bob.user_id)).get("membership")
+            check_equal("ban", membership, f"Bob's membership as {each} sees it")
+        check(
+            "I rule here" not in carol.view.room(room).texts, "Carol not to hear Bob", came=carol.view.room(room).texts
+        )

@@ -101,8 +101,12 @@ async def knocks(scene: Scene) -> None:
 
 @story(
     "Bob of another server takes his knock back, and Alice is told",
-    shows="client-server API, 'Knocking on rooms'",
+    shows="client-server API, 'Knocking on rooms'; server-server API, 'Leaving Rooms (Rejecting Invites)'",
     needs=users(2) + FEDERATION,
+    unlike={
+        "synapse": "tells nobody; server-server API, 'Leaving Rooms (Rejecting Invites)', has it sent by /make_leave,"
+        " /send_leave"
+    },
 )
 async def knock_taken_back(scene: Scene) -> None:
     alice, bob = scene.users
