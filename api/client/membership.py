@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homeserver.errors import BadJson
+from homeserver.errors import BadJson, NotAllowed, NotFound
 from homeserver.model.ids import RoomAlias, RoomID, UserID
 from homeserver.model.presets import RoomRequest
 from homeserver.rooms.creation import RoomCreation
@@ -17,7 +17,8 @@ from homeserver.rooms.membership import Membership
 from homeserver.users.sessions import Requester
 from homeserver.web.params import optional_str, require_str
 from homeserver.web.request import WebRequest
-from homeserver.web.router import Route, expand_prefixes
+from homeserver.web.response import HandlerResult
+from homeserver.web.router import Handler, Route, expand_prefixes
 
 from ..auth import Access, refuse_suspended
 from ..ratelimit import ClientRates, Limit
@@ -52,12 +53,18 @@ class RoomMembership:
             Route("POST", f"{prefix}/join/{{roomIdOrAlias}}", self.post_join, **joins),
             Route("POST", f"{room}/join", self.post_join, **joins),
             Route("POST", f"{prefix}/knock/{{roomIdOrAlias}}", self.post_knock, auth=Access.USERS),
-            Route("POST", f"{room}/leave", self.post_leave, auth=Access.GUESTS),
+            Route("POST", f"{room}/leave", self._for_members(self.post_leave), auth=Access.GUESTS),
             Route("POST", f"{room}/forget", self.post_forget, auth=Access.USERS),
-            Route("POST", f"{room}/invite", self.post_invite, auth=Access.USERS, limit=Limit.INVITES_PER_ISSUER),
-            Route("POST", f"{room}/kick", self.post_kick, auth=Access.USERS),
-            Route("POST", f"{room}/ban", self.post_ban, auth=Access.USERS),
-            Route("POST", f"{room}/unban", self.post_unban, auth=Access.USERS),
+            Route(
+                "POST",
+                f"{room}/invite",
+                self._for_members(self.post_invite),
+                auth=Access.USERS,
+                limit=Limit.INVITES_PER_ISSUER,
+            ),
+            Route("POST", f"{room}/kick", self._for_members(self.post_kick), auth=Access.USERS),
+            Route("POST", f"{room}/ban", self._for_members(self.post_ban), auth=Access.USERS),
+            Route("POST", f"{room}/unban", self._for_members(self.post_unban), auth=Access.USERS),
         ]
         return [each for route in routes for each in expand_prefixes(route)]
 
@@ -167,6 +174,21 @@ class RoomMembership:
             _room_id(request), requester.user_id, _target(body), reason=optional_str(body, "reason")
         )
         return {}
+
+    def _for_members(self, handler: Handler) -> Handler:
+        """Return the handler such that it tells nobody whether there is a room that they are not in."""
+
+        async def handle(request: WebRequest) -> HandlerResult:
+            try:
+                return await handler(request)
+            except NotFound as fault:
+                try:
+                    await self._membership.current(_room_id(request), request.requester.user_id)
+                except NotFound:
+                    raise NotAllowed("You are not in this room") from fault
+                raise
+
+        return handle
 
     async def _find(self, request: WebRequest) -> tuple[RoomID, Sequence[str]]:
         """Return the room, and the servers that are said to be in it."""

@@ -1,11 +1,12 @@
 """Looking into rooms, and the endpoints from before /sync that it is done with.
 
 Spec: client-server API, "Room Previews", "Guest Access"; `GET /rooms/{roomId}/initialSync`, `GET /events`,
-`GET /initialSync`.
+`GET /initialSync`. And what strangers learn of rooms that they may not look into.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -144,3 +145,15 @@ def test_initial_sync_and_events_show_all_rooms_of_a_user(owner: Actor) -> None:
 def test_a_bad_token_is_a_bad_request(token: str, owner: Actor) -> None:
     answer = owner.send("GET", f"{CLIENT}/events?from={token}&timeout=0")
     assert (400, "M_INVALID_PARAM") == (answer.status, answer.errcode)
+
+
+@pytest.mark.parametrize("verb", ["leave", "invite", "kick", "ban", "unban"])
+def test_strangers_are_not_told_which_rooms_there_are(owner: Actor, stranger: Actor, verb: str) -> None:
+    room = owner.call("POST", "/createRoom", {"preset": "private_chat"})["room_id"]
+    body = json.dumps({} if verb == "leave" else {"user_id": owner.user_id}).encode()
+    replies = [
+        stranger.send("POST", f"/_matrix/client/v3/rooms/{quote(each, safe='')}/{verb}", body)
+        for each in (room, room[:2] + room[:1:-1])
+    ]
+    assert [403, 403] == [each.status for each in replies]
+    assert replies[0].json == replies[1].json
