@@ -17,3 +17,9 @@ async def _invite_permission(host: Host) -> str | None:
     if max(versions, default=()) >= (1, 18):
         return None
     return "invites cannot be refused beforehand (the specification that the server follows is older than v1.18)"
+
+
+@probe("server notices")
+async def _server_notices(host: Host) -> str | None:
+    answer = await host.ask("POST", "/_synapse/admin/v1/send_server_notice", {})
+    return f"no server notices can be sent ({answer.status})" if answer.errcode == "M_UNRECOGNIZED" else None

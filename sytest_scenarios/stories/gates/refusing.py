@@ -1,9 +1,11 @@
 """Gates: what the operator of a server does not want to be said, nobody says."""
 
+from collections.abc import Mapping
+
 from sytest_scenarios.actors import Room, User
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import STREAM, setting, story, users
+from sytest_scenarios.story import STREAM, setting, story
 
 LINKS = setting("no links")
 WORDS = setting("no word casino")
@@ -11,7 +13,7 @@ MODULES = "Modules / plug-ins"
 SHOWS = "the link and word gates: what Synapse's modules know as check_event_for_spam"
 
 
-async def refuses(user: User, room: Room, event_type: str, content: dict[str, object]) -> None:
+async def refuses(user: User, room: Room, event_type: str, content: Mapping[str, object]) -> None:
     """Expect that the user may not say this."""
     with refused(403, "M_FORBIDDEN", what=f"{content} of {user}"):
         await user.send(room, event_type, content)

@@ -2,7 +2,7 @@
 
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import ADMIN_SECRET, story, users
+from sytest_scenarios.story import ADMIN_SECRET, story
 
 REPORTING = "Reporting"
 ADMIN = "/_synapse/admin/v1"
