@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,7 +21,7 @@ from twisted.internet.defer import DeferredLock
 from .actors import Server, User, ask, sleep, text
 from .expect import Failed, Skipped, shown
 from .features import FEATURES
-from .http import Answer, Web
+from .http import Answer, NoAnswer, Web
 from .journal import Journal
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Host:
         self.unstable_features: Mapping[str, Any] = {}
         # Names differ from those of earlier runs against the same server.
         self._run = secrets.token_hex(3)
-        self._missing: dict[str, str | None] = {}
-        self._probing = DeferredLock()
+        self._missing: dict[str, str | NoAnswer | None] = {}
+        self._probing: dict[str, DeferredLock] = defaultdict(DeferredLock)
         self.waiting = DeferredLock()
 
     async def look(self) -> None:
@@ -96,17 +97,22 @@ class Host:
         return await ask(self.web, Journal(), "the suite", self.url, method, path, body, **how)
 
     async def missing(self, feature: str) -> str | None:
-        """Return why a feature is not there; None if it is. It is probed once."""
-        await self._probing.acquire()
+        """Return why a feature is not there; None if it is. It is probed once; NoAnswer if that got none."""
+        await self._probing[feature].acquire()
         try:
             if feature not in self._missing:
                 try:
                     self._missing[feature] = await FEATURES[feature](self)
+                except NoAnswer as silence:
+                    self._missing[feature] = silence
                 except Failed as failure:
                     self._missing[feature] = f"could not be probed: {failure}"
-            return self._missing[feature]
+            found = self._missing[feature]
         finally:
-            self._probing.release()
+            self._probing[feature].release()
+        if isinstance(found, NoAnswer):
+            raise NoAnswer(f"{found.expected} (to learn whether the server has: {feature})", found.came)
+        return found
 
     async def new_user(self, server: Server, name: str, *, admin: bool = False) -> User:
         """Make an account for a story, whose name begins with `name`, and log in. An admin needs the shared secret."""

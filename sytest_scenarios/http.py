@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet import defer, error
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
+from twisted.web._newclient import ParseError
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseFailed
 
 from .clock import REACTOR
@@ -25,8 +28,14 @@ from .journal import Exchange, Journal, cut
 
 PATIENCE_S: Final = 20.0
 LARGEST_ANSWER_BYTES: Final = 32 * 1024 * 1024
+# Of all answers that come at once: many servers' worth of rubbish must not fill the memory.
+LARGEST_ANSWERS_BYTES: Final = 64 * 1024 * 1024
 # Shorter than servers keep a silent connection: a request is not sent into one that is just being closed.
 IDLE_CONNECTION_S: Final = 4
+
+
+class NoAnswer(Failed):
+    """The server gave no answer to a request, or what is no HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ class Web:
 
     def __init__(self, *, ca_file: str | None = None, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
+        self._coming_bytes = 0
         self.pool = HTTPConnectionPool(REACTOR)
         self.pool.maxPersistentPerHost = 64
         self.pool.cachedConnectionTimeout = IDLE_CONNECTION_S
@@ -102,7 +112,7 @@ class Web:
         headers: Mapping[str, str] | None = None,
         patience_s: float | None = None,
     ) -> Answer:
-        """Ask, and return the answer; Failed if none comes in time or it is no HTTP."""
+        """Ask, and return the answer; NoAnswer if none comes in time or it is no HTTP."""
         asked = "" if body is None else cut(body)
         exchange = Exchange(who, method, url, asked, time.time())
         journal.add(exchange)
@@ -114,18 +124,19 @@ class Web:
             asking = Deferred.fromCoroutine(self._ask(method, url, body, headers or {}, name))
             answer = await asking.addTimeout(limit, REACTOR)
         except defer.TimeoutError:
-            exchange.trouble = f"nothing within {limit:g} s"
+            exchange.trouble = f"nothing whole within {limit:g} s"
         except Failed as failure:
             exchange.trouble = failure.came
         except Exception as trouble:
-            exchange.trouble = _said(trouble)
+            late = time.monotonic() - began >= limit
+            exchange.trouble = f"nothing whole within {limit:g} s" if late else said_of(trouble)
         else:
             exchange.status, exchange.answered = answer.status, cut(answer.body)
             return answer
         finally:
             exchange.took_s = time.monotonic() - began
             journal.under_way.remove(exchange)
-        raise Failed(f"an answer to {name}", exchange.trouble)
+        raise NoAnswer(f"an answer to {name}", exchange.trouble)
 
     async def close(self) -> None:
         """Close the connections that are kept."""
@@ -142,11 +153,15 @@ class Web:
         def collect(part: bytes) -> None:
             nonlocal size
             size += len(part)
-            if size > LARGEST_ANSWER_BYTES:
-                raise Failed(f"an answer to {name}", f"more than {LARGEST_ANSWER_BYTES} bytes")
+            self._coming_bytes += len(part)
+            if size > LARGEST_ANSWER_BYTES or self._coming_bytes > LARGEST_ANSWERS_BYTES:
+                raise Failed(f"an answer to {name}", f"more than {size} bytes")
             parts.append(part)
 
-        await response.collect(collect)
+        try:
+            await response.collect(collect)
+        finally:
+            self._coming_bytes -= size
         found = {
             key.decode("latin-1").lower(): values[-1].decode("latin-1")
             for key, values in response.headers.getAllRawHeaders()
@@ -174,10 +189,29 @@ def _path(url: str) -> str:
     return rest[rest.find("/") :].partition("?")[0] if "/" in rest else "/"
 
 
-def _said(trouble: BaseException) -> str:
+def said_of(trouble: BaseException) -> str:
+    """Return what came instead of an answer, in words."""
+    if isinstance(trouble, ResponseFailed) and trouble.reasons:
+        # Of several, as in a body that is broken off, the first is the cause.
+        trouble = trouble.reasons[0].value or trouble
+        if isinstance(trouble, error.ConnectionDone | error.ConnectionLost):
+            return "a closed connection instead of an answer"
     if isinstance(trouble, error.ConnectionRefusedError):
         return "a refused connection"
-    if isinstance(trouble, ResponseFailed) and trouble.reasons:
-        first = trouble.reasons[0].value
-        return f"a closed connection, or no HTTP ({type(first).__name__}: {str(first)[:200]})"
+    if isinstance(trouble, error.DNSLookupError):
+        return f"no address of that name ({str(trouble)[:200]})"
+    if isinstance(trouble, error.TimeoutError | error.TCPTimedOutError):
+        return "no connection in time"
+    if isinstance(trouble, SSL.Error | VerificationError):
+        return f"no trust in its certificate, or no TLS ({_of_tls(trouble)}); --ca-file names another authority"
+    if isinstance(trouble, ParseError):
+        return f"no HTTP ({str(trouble)[:200]})"
+    return f"{type(trouble).__name__}: {str(trouble)[:200]}"
+
+
+def _of_tls(trouble: BaseException) -> str:
+    """Return the reasons that OpenSSL gives, without where in its source they are."""
+    told = trouble.args[0] if trouble.args else None
+    if isinstance(told, list):
+        return "; ".join(str(each[-1]) for each in told if isinstance(each, tuple)) or "the connection broke off"
     return f"{type(trouble).__name__}: {str(trouble)[:200]}"

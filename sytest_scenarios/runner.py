@@ -5,6 +5,9 @@
 
 A story ends in one of the ways of `Outcome`, and never otherwise: what it raises becomes a sentence, and what does not
 end is ended. It does not hinder another one, unless it needs servers of its own, which it then gets.
+
+Where one story after the other fails, the server may have gone bad: it is asked whether it is a homeserver still, and
+if it is not, or answers nothing to any story, the others are not told.
 """
 
 from __future__ import annotations
@@ -26,15 +29,20 @@ from .actors import Server
 from .clock import REACTOR
 from .expect import Failed, Skipped
 from .host import Host
+from .http import NoAnswer
 from .journal import Exchange, Journal
 from .launching import CannotStart
 from .scene import Scene
-from .story import Story
+from .story import Needs, Story
 from .world import World
 
 JOBS: Final = 8
 # Only a server that wants few accounts a second takes that long: each answer is waited for a shorter time.
 PREPARING_LIMIT_S: Final = 900.0
+# So many failures in a row are a reason to look at the server.
+SUSPICIOUS: Final = 5
+# So many stories in a row that got no answer are enough; but never fewer than twice those told at once.
+SILENT: Final = 10
 
 
 class Outcome(enum.Enum):
@@ -68,6 +76,8 @@ class Result:
     """Of a failure."""
     where: str = ""
     """The line of the story that failed."""
+    unanswered: bool = False
+    """It failed for want of any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +101,58 @@ class _Telling:
     world: World
     settings: Settings
     on_result: Callable[[Result], None]
+    doubt: Doubt
     results: list[Result] = field(default_factory=list)
+
+
+class Doubt:
+    """Whether the server is one still, as the ends of the stories that were told to it let suppose."""
+
+    def __init__(self, world: World, settings: Settings) -> None:
+        self.end = ""
+        """Why no more stories should be told; empty as long as they should."""
+        self._world = world
+        self._silent = max(SILENT, 2 * settings.jobs)
+        self._failed = 0
+        self._unanswered = 0
+
+    async def heed(self, result: Result) -> None:
+        """Take note of how a story ended, and look at the server if that is odd."""
+        needs = result.story.needs
+        if result.outcome is Outcome.SKIPPED or needs.own_servers or needs.servers > 1 or needs.setting:
+            return  # it says nothing of the one that all others are told to
+        if not result.unanswered and result.outcome is not Outcome.FAILED:
+            self._failed = self._unanswered = 0
+            return
+        self._failed += 1
+        self._unanswered = self._unanswered + 1 if result.unanswered else 0
+        if self._failed % SUSPICIOUS == 0 and not self.end:
+            await self._look()
+        if self._unanswered >= self._silent and not self.end:
+            self.end = f"{self._unanswered} stories in a row got no answer"
+
+    async def _look(self) -> None:
+        async with self._world.hosts_for(Needs()) as hosts:
+            try:
+                await hosts[0].look()
+            except Failed as failure:
+                log = hosts[0].process.log()[-1000:] if hosts[0].process else ""
+                self.end = self.end or f"{failure}{f'; the end of its log: {log}' if log else ''}"
 
 
 async def tell_all(
     stories: Sequence[Story], world: World, settings: Settings, on_result: Callable[[Result], None] = lambda _: None
 ) -> list[Result]:
     """Tell the stories and return how they ended, in the order of `stories`."""
-    telling = _Telling(deque(in_order(stories, settings)), world, settings, on_result)
+    telling = _Telling(deque(in_order(stories, settings)), world, settings, on_result, Doubt(world, settings))
     workers = [Deferred.fromCoroutine(_work(telling)) for _ in range(max(1, settings.jobs))]
     try:
         await defer.gatherResults(workers, consumeErrors=True)
     except defer.FirstError as error:
         error.subFailure.raiseException()
+    for story in telling.stories:
+        telling.results.append(Result(story, Outcome.NOT_TOLD, telling.doubt.end))
+        on_result(telling.results[-1])
     return as_given(telling.results, stories)
 
 
@@ -124,11 +173,12 @@ def as_given(results: Sequence[Result], stories: Sequence[Story]) -> list[Result
 
 
 async def _work(telling: _Telling) -> None:
-    while telling.stories:
+    while telling.stories and not telling.doubt.end:
         story = telling.stories.popleft()
         result = await tell_again(story, telling.world, telling.settings)
         telling.results.append(result)
         telling.on_result(result)
+        await telling.doubt.heed(result)
 
 
 async def tell_again(story: Story, world: World, settings: Settings) -> Result:
@@ -148,7 +198,7 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
     """Tell one story."""
     began = time.monotonic()
     journal = Journal()
-    sentence, where = "", ""
+    sentence, where, unanswered = "", "", False
     # What Sennit has not yet is no reason to judge others otherwise.
     not_yet = story.expected_to_fail if world.implementation in ("", "sennit") else None
     try:
@@ -171,6 +221,7 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
         sentence = str(skip)
     except Failed as failure:
         sentence, where = str(failure), _line_of(failure, story)
+        unanswered = isinstance(failure, NoAnswer)
     except CannotStart as failure:
         sentence = f"expected the server to start; got {failure}"
     except Exception as error:
@@ -181,11 +232,11 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
         outcome = Outcome.UNEXPECTED if not_yet else Outcome.PASSED
         return Result(story, outcome, f"{not_yet} is there" if not_yet else "", took_s)
     if not_yet:
-        return Result(story, Outcome.NOT_YET, f"{not_yet}: {sentence}", took_s, journal, where)
+        return Result(story, Outcome.NOT_YET, f"{not_yet}: {sentence}", took_s, journal, where, unanswered)
     if world.implementation in story.unlike:
         said = f"{story.unlike[world.implementation]}: {sentence}"
-        return Result(story, Outcome.DIFFERS, said, took_s, journal, where)
-    return Result(story, Outcome.FAILED, sentence, took_s, journal, where)
+        return Result(story, Outcome.DIFFERS, said, took_s, journal, where, unanswered)
+    return Result(story, Outcome.FAILED, sentence, took_s, journal, where, unanswered)
 
 
 async def _missing(story: Story, hosts: Sequence[Host]) -> str | None:
@@ -213,9 +264,11 @@ async def _within(doing: Awaitable[None], journal: Journal, limit_s: float, expe
 
     telling.addBoth(end)
     stands: list[str] = []
+    asked: list[Exchange] = []
 
     def late() -> None:
         stands.append(journal.where())
+        asked.extend(journal.under_way)
         telling.cancel()
         # A story that does not mind being cancelled is left behind.
         end(None)
@@ -230,7 +283,7 @@ async def _within(doing: Awaitable[None], journal: Journal, limit_s: float, expe
         if timer.active():
             timer.cancel()
     if stands:
-        raise Failed(f"{expected} within {limit_s:g} s", stands[0])
+        raise (NoAnswer if asked else Failed)(f"{expected} within {limit_s:g} s", stands[0])
 
 
 async def _awaited(doing: Awaitable[None]) -> None:

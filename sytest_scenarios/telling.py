@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from .expect import Failed
 from .http import Web
 from .launching import CannotStart, Description
-from .runner import Result, Settings, tell_again
+from .runner import Doubt, Result, Settings, tell_again
 from .story import Story, all_stories
 from .world import StartedWorld, UrlWorld, World
 
@@ -83,6 +83,7 @@ class _Teller(_Messages):  # type: ignore[misc]
     def __init__(self) -> None:
         self.ended: Deferred[None] = Deferred()
         self._world: World | None = None
+        self._doubt: Doubt | None = None
         self._settings = Settings()
         self._stories: dict[str, Story] = {}
         self._under_way = 0
@@ -104,6 +105,7 @@ class _Teller(_Messages):  # type: ignore[misc]
             order.folder.mkdir(parents=True, exist_ok=True)
             self._world = order.make()
             await self._world.open()
+            self._doubt = Doubt(self._world, settings)
         except Failed as failure:
             self._say("failed", failure.expected, failure.came)
         except (CannotStart, OSError) as error:
@@ -118,6 +120,10 @@ class _Teller(_Messages):  # type: ignore[misc]
         self._under_way -= 1
         told = {each.name: getattr(result, each.name) for each in fields(Result) if each.name != "story"}
         self._say("told", number, told)
+        assert self._doubt is not None
+        await self._doubt.heed(result)
+        if self._doubt.end:
+            self._say("ends", self._doubt.end)
 
     async def _close(self) -> None:
         if self._world is not None:

@@ -29,6 +29,7 @@ class Terminal:
         self._total = total
         self._verbose = verbose
         self._done = 0
+        self._ended_early = False
         self._colors = out.isatty()
 
     def begin(self, title: str, seed: str) -> None:
@@ -36,8 +37,13 @@ class Terminal:
         self._line(f"{title}; seed {seed}")
 
     def result(self, result: Result) -> None:
-        """Say how a story ended."""
+        """Say how a story ended; of those that are not told, the first speaks for all."""
         self._done += 1
+        if result.outcome is Outcome.NOT_TOLD:
+            if not self._ended_early:
+                self._line(f"{self._paint('Ended early', '31')}: {plain(result.sentence)}")
+            self._ended_early = True
+            return
         sign, color = SIGNS[result.outcome]
         width = len(str(self._total))
         place = f"[{self._done:>{width}}/{self._total}]"

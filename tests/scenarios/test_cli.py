@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,13 +15,18 @@ from sytest_scenarios.story import all_stories, select
 from .played import WRONG, wrong_server
 
 
+@pytest.mark.parametrize("name", WRONG)
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_homeserver_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_is_no_homeserver_is_not_judged(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     junit, page = tmp_path / "junit.xml", tmp_path / "page.html"
-    with wrong_server(WRONG["is a web site"]) as url:
-        arguments = _parser().parse_args(["--url", url, "--junit", str(junit), "--html", str(page)])
+    words = ["--patience", "0.3", "--junit", str(junit), "--html", str(page), "--processes", "1"]
+    with wrong_server(WRONG[name]) as url:
+        began = time.monotonic()
         with pytest.raises(SystemExit) as exit:
-            await run(arguments, select(all_stories(), areas=["messages"]))
+            await run(_parser().parse_args(["--url", url, *words]), select(all_stories(), areas=["messages"]))
+        assert time.monotonic() - began < 10
     assert NOTHING_JUDGED == exit.value.code
     assert "expected a Matrix homeserver at http" in capsys.readouterr().err
     (suite,) = ElementTree.parse(junit).getroot()

@@ -142,7 +142,7 @@ def test_what_nobody_is_left_for_is_not_told(run: Run) -> None:
     status, said = run.finish("--processes", "2", "--jobs", "1", "--tag", "deadly", "--repeat", "5")
     assert 1 == status
     assert "5 stories: 2 failed, 3 not told" in said
-    assert "not told: a process that told stories ended by signal 9" in said
+    assert "Ended early: a process that told stories ended by signal 9" in said
 
 
 def test_servers_of_a_process_that_was_killed_end(run: Run) -> None:

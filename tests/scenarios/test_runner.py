@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
+from sytest_scenarios import runner
 from sytest_scenarios.actors import Server, User
 from sytest_scenarios.expect import Failed, check, check_equal, refused
 from sytest_scenarios.host import Host
@@ -22,8 +26,9 @@ from sytest_scenarios.runner import Outcome, Result, Settings, tell, tell_all
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import Needs, Story, all_stories, feature, users
 from sytest_scenarios.world import UrlWorld
+from tests.support.selection import is_deep
 
-from .played import WRONG, wrong_server
+from .played import PLAUSIBLE, STREAMLESS, WRONG, Plausible, Streaming, wrong_server
 
 
 class _Nowhere:
@@ -76,15 +81,134 @@ async def test_a_story_ends_with_a_sentence_against_what_is_no_homeserver(name: 
     assert took_s < 5
 
 
-@pytest.mark.parametrize("name", ["never answers", "answers rubbish", "closes", "redirects", "is a web site"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=pytest.mark.slow) if each == "the same to all" else each for each in PLAUSIBLE]
+)
+@pytest_twisted.ensureDeferred
+async def test_every_story_ends_with_a_sentence_against_what_only_makes_accounts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none passes, unless it is one of refusals where all is refused; the stories take turns on the servers."""
+    monkeypatch.setattr(runner, "SUSPICIOUS", 10**9)
+    monkeypatch.setattr(runner, "SILENT", 10**9)
+    turn, turns = (0, 1) if is_deep() else (list(PLAUSIBLE).index(name) % 3, 3)
+    with wrong_server(PLAUSIBLE[name]) as url:
+        world = UrlWorld([url], web=Web(patience_s=0.3))
+        began = time.monotonic()
+        results = await tell_all(all_stories()[turn::turns], world, Settings(jobs=100))
+        took_s = time.monotonic() - began
+        await world.close()
+    failed = [each for each in results if each.outcome is Outcome.FAILED]
+    assert [] == [each.sentence for each in failed if not ("expected " in each.sentence and "; got " in each.sentence)]
+    passed = [each.story.name for each in results if each.outcome is Outcome.PASSED]
+    assert failed and (name in ("a refusal", "not found") or [] == passed)
+    assert took_s < 30
+
+
+@pytest.mark.parametrize("hangs_up", [True, False], ids=["closes", "is silent"])
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_goes_bad_ends_the_run(hangs_up: bool) -> None:
+    async def asks(scene: Scene) -> None:
+        check_equal(["v1.11"], (await scene.server.get("/_matrix/client/versions"))["versions"], "the versions")
+
+    asked = count()
+    with wrong_server(lambda: Plausible(None, hangs_up=hangs_up, is_good=lambda: next(asked) < 20)) as url:
+        world = UrlWorld([url], web=Web(patience_s=0.2))
+        results = await tell_all([_story(asks) for _ in range(400)], world, Settings(jobs=4))
+        await world.close()
+    ended = Counter(each.outcome for each in results)
+    assert (20, True) == (ended[Outcome.PASSED], 5 <= ended[Outcome.FAILED] < 20)
+    (sentence,) = {each.sentence for each in results if each.outcome is Outcome.NOT_TOLD}
+    assert "expected a Matrix homeserver at http" in sentence
+    assert 400 == sum(ended.values())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_answers_nothing_but_its_versions_ends_the_run() -> None:
+    with wrong_server(PLAUSIBLE["nothing"]) as url:
+        world = UrlWorld([url], web=Web(patience_s=0.1))
+
+        async def asks(scene: Scene) -> None:
+            await scene.users[0].get("/account/whoami")
+
+        results = await tell_all([_story(asks, needs=users(1)) for _ in range(100)], world, Settings(jobs=4))
+        await world.close()
+    ended = Counter(each.outcome for each in results)
+    assert ended[Outcome.FAILED] < 20 < ended[Outcome.NOT_TOLD]
+    assert any("stories in a row got no answer" in each.sentence for each in results)
+
+
+@pytest_twisted.ensureDeferred
+async def test_failures_alone_do_not_end_the_run() -> None:
+    with wrong_server(PLAUSIBLE["an empty object"]) as url:
+        world = UrlWorld([url], web=Web())
+        results = await tell_all([_story(_fails) for _ in range(60)], world, Settings(jobs=4))
+        await world.close()
+    assert {Outcome.FAILED} == {each.outcome for each in results}
+
+
+@pytest.mark.parametrize(
+    "name", ["never answers", "answers rubbish", "closes", "redirects", "is a web site", "is broken", "wrong key"]
+)
 @pytest_twisted.ensureDeferred
 async def test_opening_a_stream_ends_with_a_sentence_against_what_has_none(name: str) -> None:
-    with wrong_server(WRONG[name]) as url:
+    with wrong_server((WRONG | STREAMLESS)[name]) as url:
         server = Server(Host(url, Web(patience_s=0.3)), Journal())
         alice = User("Alice", server, "@alice:x", "password", "token", "DEVICE")
         with pytest.raises(Failed, match="expected the WebSocket of the stream to open; got "):
             async with alice.stream():
                 pass
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        pytest.param(b"\x81\x05hello", "expected JSON on the stream; got hello", id="no JSON"),
+        pytest.param(b"\x81\x02[]", "expected a JSON object on the stream", id="a list"),
+        pytest.param(b'\x81\x11{"next_batch": 7}', "expected next_batch, a text", id="odd types"),
+        pytest.param(b"\x82\x02\xff\xfe", "expected JSON on the stream", id="bytes"),
+        pytest.param(b"\xff\xff\xff\xff", "a close with", id="no frame"),
+        pytest.param(b"\x88\x00", "a close with", id="closes"),
+        pytest.param(b"", "within 0.3 s", id="nothing"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_waiting_on_a_stream_ends_with_a_sentence(frame: bytes, sentence: str) -> None:
+    with wrong_server(lambda: Streaming(frame)) as url:
+        server = Server(Host(url, Web(patience_s=5)), Journal())
+        alice = User("Alice", server, "@alice:x", "password", "token", "DEVICE")
+        with pytest.raises(Failed) as failure:
+            async with alice.stream() as stream:
+                await stream.until("the message", lambda view: view.rooms, within_s=3 if frame else 0.3)
+    assert sentence in str(failure.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_of_nobody_is_said_to_be_one(tmp_path: Path) -> None:
+    with wrong_server(PLAUSIBLE["an empty object"], tls=tmp_path) as url:
+        server = Server(Host(url, Web(patience_s=2)), Journal())
+        alice = User("Alice", server, "@alice:x", "password", "token", "DEVICE")
+        with pytest.raises(Failed, match="got no trust in its certificate"):
+            await alice.get("/account/whoami")
+        with pytest.raises(Failed, match=r"the stream to open; got .*certificate verify failed"):
+            async with alice.stream():
+                pass
+
+
+@pytest.mark.parametrize(
+    ("url", "came"),
+    [("http://no-such-name.invalid", "no address of that name"), ("https://no-such-name.invalid", "no address of")],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_name_without_address_is_said_to_be_one(url: str, came: str) -> None:
+    with pytest.raises(Failed, match=f"expected a Matrix homeserver at {url}; got .*{came}"):
+        await Host(url, Web(patience_s=5)).look()
+
+
+@pytest_twisted.ensureDeferred
+async def test_http_where_tls_is_wanted_is_said_to_be_none() -> None:
+    with wrong_server(WRONG["is a web site"]) as url, pytest.raises(Failed, match="no TLS"):
+        await Host(url.replace("http:", "https:"), Web(patience_s=2)).look()
 
 
 @pytest_twisted.ensureDeferred
