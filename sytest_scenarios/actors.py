@@ -237,6 +237,13 @@ class User:
             await each.join(room, via=self.server)
         return room
 
+    async def create_open_room_with(self, *others: User, **settings: Any) -> Room:
+        """Make a room that everybody may join, and have the others join: they are not notified of any invite."""
+        room = await self.create_room(**{"preset": "public_chat", **settings})
+        for each in others:
+            await each.join(room, via=self.server)
+        return room
+
     async def join(self, room: Room | str, *, via: Server | None = None) -> Room:
         """Join a room by its object, ID or alias; from another server, through `via`."""
         self._does(f"joins {room}")

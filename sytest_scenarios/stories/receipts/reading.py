@@ -12,7 +12,7 @@ from sytest_scenarios.story import story, users
 )
 async def unread_until_read(scene: Scene) -> None:
     alice, bob = scene.users
-    room = await alice.create_room_with(bob)
+    room = await alice.create_open_room_with(bob)
     await alice.say(room, "one")
     said = await alice.say(room, "two")
     await bob.until("two unread messages", lambda view: view.room(room).unread == 2)
@@ -23,7 +23,7 @@ async def unread_until_read(scene: Scene) -> None:
 @story("Alice sees that Bob has read her message", shows="client-server API, 'Receipts': m.read", needs=users(2))
 async def sees_that_it_is_read(scene: Scene) -> None:
     alice, bob = scene.users
-    room = await alice.create_room_with(bob)
+    room = await alice.create_open_room_with(bob)
     said = await alice.say(room, "Read this")
     await bob.read(room, said)
     await alice.until(
@@ -38,7 +38,7 @@ async def sees_that_it_is_read(scene: Scene) -> None:
 )
 async def reads_in_private(scene: Scene) -> None:
     alice, bob, carol = scene.users
-    room = await alice.create_room_with(bob, carol)
+    room = await alice.create_open_room_with(bob, carol)
     said = await alice.say(room, "Read this")
     await bob.until("an unread message", lambda view: view.room(room).unread == 1)
     await bob.read(room, said, kind="m.read.private")
@@ -56,7 +56,7 @@ async def reads_in_private(scene: Scene) -> None:
 )
 async def typing(scene: Scene) -> None:
     alice, bob = scene.users
-    room = await alice.create_room_with(bob)
+    room = await alice.create_open_room_with(bob)
     await bob.type(room)
     await alice.until("Bob typing", lambda view: view.room(room).typing == [bob.user_id])
     await bob.type(room, typing=False)
@@ -68,6 +68,6 @@ async def typing(scene: Scene) -> None:
 )
 async def mention(scene: Scene) -> None:
     alice, bob = scene.users
-    room = await alice.create_room_with(bob)
+    room = await alice.create_open_room_with(bob)
     await alice.say(room, "You there", **{"m.mentions": {"user_ids": [bob.user_id]}})
     await bob.until("one highlight", lambda view: view.room(room).highlights == 1)

@@ -87,7 +87,6 @@ async def at_the_end(scene: Scene) -> None:
     "Bob, who asks for the full state, gets all of it at once, though nothing has happened",
     shows="client-server API, GET /sync: full_state",
     needs=users(2),
-    time_limit_s=15,
 )
 async def full_state(scene: Scene) -> None:
     alice, bob = scene.users
