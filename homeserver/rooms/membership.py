@@ -31,6 +31,7 @@ from homeserver.model.content.power_levels import PowerLevels
 from homeserver.model.content.reading import mapping
 from homeserver.model.event import EventTemplate
 from homeserver.model.ids import EventID, RoomID, UserID, server_name_of
+from homeserver.runtime.lanes import Lanes
 from storage.events import StoredEvent
 from storage.outliers import find_room
 from storage.store import Store
@@ -87,6 +88,8 @@ class Membership:
         self._profile_of = profile_of
         self._may_invite = may_invite
         self._others = others
+        # Who says twice at once that they come or go, comes or goes once.
+        self._moving: Lanes[tuple[RoomID, UserID]] = Lanes()
 
     async def current(self, room_id: RoomID, user_id: UserID) -> StoredEvent | None:
         """Return the user's current member event in a room, or None; raise NotFound for an unknown room."""
@@ -119,19 +122,20 @@ class Membership:
         raise StorageUnavailable(f"others kept joining {room_id}")
 
     async def _join_here(self, room_id: RoomID, user_id: UserID, content: Mapping[str, Any], is_guest: bool) -> bool:
-        current = await self.current(room_id, user_id)
-        if current is not None and current.event.membership == "join":
-            return True
-        if is_guest:
-            await self._admit_guest(room_id)
         try:
-            vouched = await self._vouch(room_id, user_id, current)
+            async with self._moving.enter((room_id, user_id)):
+                current = await self.current(room_id, user_id)
+                if current is not None and current.event.membership == "join":
+                    return True
+                if is_guest:
+                    await self._admit_guest(room_id)
+                vouched = await self._vouch(room_id, user_id, current)
+                await self._send(room_id, user_id, user_id, "join", {**content, **vouched}, with_profile=True)
         except UnableToAuthoriseJoin:
             if self._others is None:
                 raise
             # Spec: server-server API, "Restricted rooms": another server that is in the room can.
             return await self._join_elsewhere(room_id, user_id, content, await self._vouching_servers(room_id))
-        await self._send(room_id, user_id, user_id, "join", {**content, **vouched}, with_profile=True)
         return True
 
     async def _join_elsewhere(
@@ -150,13 +154,14 @@ class Membership:
             elif outside.membership != "leave":
                 raise NotAllowed("You are not in this room")
             return
-        current = await self.current(room_id, user_id)
-        membership = current.event.membership if current is not None else None
-        if membership == "leave":
-            return
-        if membership not in ("join", "invite", "knock"):
-            raise NotAllowed("You are not in this room")
-        await self._send(room_id, user_id, user_id, "leave", _reason(reason))
+        async with self._moving.enter((room_id, user_id)):
+            current = await self.current(room_id, user_id)
+            membership = current.event.membership if current is not None else None
+            if membership == "leave":
+                return
+            if membership not in ("join", "invite", "knock"):
+                raise NotAllowed("You are not in this room")
+            await self._send(room_id, user_id, user_id, "leave", _reason(reason))
 
     async def invite(
         self,

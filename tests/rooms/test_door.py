@@ -333,6 +333,8 @@ async def test_who_may_redact_what(rooms: RoomServer) -> None:
 
 def membership_of(server: RoomServer) -> Membership:
     async def profile_of(_: UserID) -> dict[str, Any]:
+        # It takes a moment to look up.
+        await count(server, tables.memberships)
         return {}
 
     async def may_invite(_: UserID, __: UserID) -> None:
@@ -382,6 +384,18 @@ async def test_what_becomes_of_a_membership(rooms: RoomServer) -> None:
         except (NotAllowed, BadRequest, NotFound):
             found[before, action] = None
     assert found == _TABLE
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_comes_or_goes_twice_at_once_does_so_once(rooms: RoomServer) -> None:
+    alice, bob = await rooms.users("alice", "bob")
+    membership = membership_of(rooms)
+    room = await rooms.room(alice)
+    await rooms.invite(room, alice, bob)
+    for act in (membership.join, membership.leave):
+        assert [None, None] == await outcomes([act(room, bob.user_id), act(room, bob.user_id)])
+    changes = [each.event.membership for each in await timeline(rooms, room) if each.event.state_key == bob.user_id]
+    assert ["invite", "join", "leave"] == changes
 
 
 @pytest.mark.in_turns
