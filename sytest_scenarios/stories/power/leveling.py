@@ -98,7 +98,7 @@ async def unban(scene: Scene) -> None:
     await alice.set_power(room, (bob, 50), kick=50, ban=60)
     await alice.ban(room, carol)
     for act in (bob.unban, bob.kick):
-        with refused(403, "M_FORBIDDEN", what="Bob, who may kick, undoing the ban"):
+        with refused(403, what="Bob, who may kick, undoing the ban"):
             await act(room, carol)
     await alice.set_power(room, (bob, 60))
     await bob.unban(room, carol)

@@ -1,8 +1,9 @@
 """The room directory, summaries of rooms, and finding an event by its time."""
 
+import time
 from typing import Any
 
-from sytest_scenarios.actors import Room, User, objects, together
+from sytest_scenarios.actors import WAIT_S, Room, User, objects, sleep, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
@@ -18,6 +19,15 @@ async def _found(user: User, term: str, **more: Any) -> list[dict[str, Any]]:
     return objects((await user.post("/publicRooms", {"filter": search, **more})).get("chunk"))
 
 
+async def _listed(user: User, term: str, *wanted: Room) -> list[dict[str, Any]]:
+    """Wait until the directory, which may lag behind, has just these rooms for the word; return their entries."""
+    deadline = time.monotonic() + WAIT_S
+    while _rooms(found := await _found(user, term)) != set(wanted) and time.monotonic() < deadline:
+        await sleep(0.1)
+    check_equal(set(wanted), _rooms(found), f"what {user} finds by the word {term}")
+    return found
+
+
 def _rooms(chunk: list[dict[str, Any]]) -> set[Room]:
     return {Room(each["room_id"]) for each in chunk}
 
@@ -28,7 +38,7 @@ async def published(scene: Scene) -> None:
     word = f"word{alice.localpart}"
     hidden = await alice.create_room(preset="public_chat", name=f"{word} hidden")
     room = await alice.create_room(visibility="public", name=f"{word} shown", topic="Dinner")
-    (entry,) = await _found(bob, word)
+    (entry,) = await _listed(bob, word, room)
     told = {"room_id": room.id, "name": f"{word} shown", "topic": "Dinner", "num_joined_members": 1}
     told |= {"world_readable": False, "guest_can_join": False}
     check_equal(told, {key: entry.get(key) for key in told}, "the entry")
@@ -36,7 +46,7 @@ async def published(scene: Scene) -> None:
     check_equal("public", (await bob.get(listing)).get("visibility"), "the visibility")
     await alice.put(listing, {"visibility": "private"})
     await alice.put(path_of("directory", "list", "room", hidden.id), {"visibility": "public"})
-    check_equal({hidden}, _rooms(await _found(bob, word)), "what Bob finds later")
+    await _listed(bob, word, hidden)
     await bob.join(room)
 
 
@@ -71,8 +81,8 @@ async def searched(scene: Scene) -> None:
         alice.create_room(visibility="public", name=f"{word} space", creation_content={"type": "m.space"}),
         alice.create_room(visibility="public", name=other, topic="On something else"),
     )
-    check_equal({by_name, by_topic, space}, _rooms(await _found(bob, word)), "what Bob finds by the word")
-    check_equal({by_name, by_topic, space}, _rooms(await _found(bob, word.lower())), "in small letters")
+    await _listed(bob, word, by_name, by_topic, space)
+    await _listed(bob, word.lower(), by_name, by_topic, space)
     check_equal({space}, _rooms(await _found(bob, word, room_types=["m.space"])), "among the spaces")
     check_equal({by_name, by_topic}, _rooms(await _found(bob, word, room_types=[None])), "among rooms of no type")
 
@@ -82,6 +92,7 @@ async def paged(scene: Scene) -> None:
     alice, bob = scene.users
     word = f"word{alice.localpart}"
     rooms = await together(*(alice.create_room(visibility="public", name=f"{word} {each}") for each in range(5)))
+    await _listed(bob, word, *rooms)
     pages: list[set[Room]] = []
     told: dict[str, Any] = {}
     while not pages or "next_batch" in told:
