@@ -1,0 +1,1 @@
+"""Many people, many messages: multiplied by --scale."""
