@@ -28,6 +28,7 @@ from twisted.internet.defer import Deferred
 from .actors import Server
 from .clock import REACTOR
 from .expect import Failed, Skipped
+from .hiding import hide
 from .host import Host
 from .http import NoAnswer
 from .journal import Exchange, Journal
@@ -162,7 +163,13 @@ def in_order(stories: Sequence[Story], settings: Settings) -> list[Story]:
     if settings.shuffle:
         Random(settings.seed).shuffle(order)
     # Those for which servers have to be started come first, so that the run does not end with waiting for them.
-    order.sort(key=lambda story: -(story.needs.servers + story.needs.own_servers + bool(story.needs.setting)))
+    # Those of one setting come together, so that its server need not stay.
+    order.sort(
+        key=lambda story: (
+            -(story.needs.servers + story.needs.own_servers + bool(story.needs.setting)),
+            story.needs.setting or "",
+        )
+    )
     return order
 
 
@@ -228,6 +235,7 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
         where = _line_of(error, story)
         sentence = _sentence(error, where, journal)
     took_s = time.monotonic() - began
+    sentence, where = hide(sentence), hide(where)
     if not sentence:
         outcome = Outcome.UNEXPECTED if not_yet else Outcome.PASSED
         return Result(story, outcome, f"{not_yet} is there" if not_yet else "", took_s)

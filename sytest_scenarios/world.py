@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
 
 from .authority import Authority
 from .expect import Skipped
@@ -109,6 +110,12 @@ class UrlWorld:
         """Nothing was started."""
 
 
+# A server that starts takes a core for itself; more at a time only make each of them late.
+STARTING_AT_ONCE: Final = max(2, (os.cpu_count() or 2) // 2)
+# Of the servers of settings, so many are kept though no story is at them.
+IDLE_SETTINGS: Final = 3
+
+
 class StartedWorld:
     """Homeservers that the suite starts and stops."""
 
@@ -122,6 +129,9 @@ class StartedWorld:
         self._shared: dict[str | None, list[Host]] = defaultdict(list)
         self._starting: dict[str | None, DeferredLock] = defaultdict(DeferredLock)
         self._refusing: dict[str | None, CannotStart] = {}
+        # How many stories are at the servers of each setting; the one left last comes last.
+        self._visitors: dict[str, int] = {}
+        self._starts = DeferredSemaphore(STARTING_AT_ONCE)
         self._processes: list[Process] = []
         self._folders = count(1)
 
@@ -147,31 +157,51 @@ class StartedWorld:
         if needs.servers > 1 and not self._description.federates:
             raise Skipped(f"{self._description.name} is started without federation")
         description = self._description.set_to(needs.setting)
-        if not needs.own_servers:
-            shared, starting = self._shared[needs.setting], self._starting[needs.setting]
-            await starting.acquire()
+        if needs.own_servers:
+            own: list[Host] = []
             try:
-                if needs.setting in self._refusing:
-                    raise self._refusing[needs.setting]
-                while len(shared) < needs.servers:
-                    shared.append(await self._start(description, len(shared) + 1))
-            except CannotStart as failure:
-                self._refusing[needs.setting] = failure
-                raise
+                for number in range(1, needs.servers + 1):
+                    own.append(await self._start(description, number))
+                yield own
             finally:
-                starting.release()
-            yield shared[: needs.servers]
-            return
-        own: list[Host] = []
+                await self._finish(own)
+        elif needs.setting is None:
+            yield await self._share(description, needs)
+        else:
+            self._visitors[needs.setting] = self._visitors.pop(needs.setting, 0) + 1
+            try:
+                await self._finish_idle()
+                yield await self._share(description, needs)
+            finally:
+                self._visitors[needs.setting] = self._visitors.pop(needs.setting) - 1
+
+    async def _share(self, description: Description, needs: Needs) -> list[Host]:
+        shared, starting = self._shared[needs.setting], self._starting[needs.setting]
+        await starting.acquire()
         try:
-            for number in range(1, needs.servers + 1):
-                own.append(await self._start(description, number))
-            yield own
+            if needs.setting in self._refusing:
+                raise self._refusing[needs.setting]
+            while len(shared) < needs.servers:
+                shared.append(await self._start(description, len(shared) + 1))
+        except CannotStart as failure:
+            self._refusing[needs.setting] = failure
+            raise
         finally:
-            for host in own:
-                if host.process is not None:
-                    self._processes.remove(host.process)
-                    await host.process.finish()
+            starting.release()
+        return shared[: needs.servers]
+
+    async def _finish_idle(self) -> None:
+        """Stop servers of settings at which no story is, the one left first before others, but for a few."""
+        idle = [setting for setting, visitors in self._visitors.items() if not visitors and self._shared[setting]]
+        for setting in idle[: max(0, len(idle) - IDLE_SETTINGS)]:
+            hosts, self._shared[setting] = self._shared[setting], []
+            await self._finish(hosts)
+
+    async def _finish(self, hosts: Sequence[Host]) -> None:
+        for host in hosts:
+            if host.process is not None:
+                self._processes.remove(host.process)
+                await host.process.finish()
 
     async def close(self) -> None:
         """Stop them all."""
@@ -189,7 +219,11 @@ class StartedWorld:
         folder = self._folder / f"server{next(self._folders)}"
         process = Process(description, folder, self._authority, number, self._web)
         self._processes.append(process)
-        await process.start()
+        await self._starts.acquire()
+        try:
+            await process.start()
+        finally:
+            self._starts.release()
         host = Host(
             process.url,
             self._web,
