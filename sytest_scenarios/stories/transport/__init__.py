@@ -1,0 +1,1 @@
+"""HTTP and TLS themselves: what every client, browser and proxy relies on."""
