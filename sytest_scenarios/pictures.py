@@ -64,9 +64,7 @@ def measure(content: bytes) -> Picture:
             width, height = struct.unpack(">II", content[16:24])
             return Picture("png", width, height, moves=b"acTL" in content[:200])
         if content.startswith((b"GIF87a", b"GIF89a")):
-            width, height = struct.unpack("<HH", content[6:10])
-            # Each frame of a moving one has a control block before it.
-            return Picture("gif", width, height, moves=content.count(b"\x21\xf9\x04") > 1)
+            return _measure_gif(content)
         if content.startswith(b"\xff\xd8"):
             return _measure_jpeg(content)
         if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
@@ -91,6 +89,25 @@ def _gif_pixels(pixels: bytes) -> bytes:
     packed = bits.to_bytes((9 * (len(codes) + 1) + 7) // 8, "little")
     blocks = (packed[start : start + 255] for start in range(0, len(packed), 255))
     return b"\x08" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+
+
+def _measure_gif(content: bytes) -> Picture:
+    width, height, flags = struct.unpack("<HHB", content[6:11])
+    place, frames = 13 + _gif_palette_bytes(flags), 0
+    while content[place] != 0x3B:
+        if content[place] == 0x2C:
+            frames += 1
+            place += 11 + _gif_palette_bytes(content[place + 9])
+        else:
+            place += 2
+        while content[place]:
+            place += 1 + content[place]
+        place += 1
+    return Picture("gif", width, height, moves=frames > 1)
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _measure_jpeg(content: bytes) -> Picture:

@@ -49,6 +49,26 @@ async def too_large(scene: Scene) -> None:
 
 
 @story(
+    "Eve fills what room she has, and then uploads nothing more; Alice does",
+    shows="client-server API, 'Content repository', 'Security considerations': total size of media, 403 M_FORBIDDEN",
+    needs=users(1) + setting("small uploads"),
+)
+async def too_many(scene: Scene) -> None:
+    (alice,) = scene.users
+    eve = await scene.new_user("Eve")
+    kind = "application/octet-stream"
+    for number in range(4):
+        await eve.upload(bytes([number]) * 102_400, kind)
+    with refused(
+        403, "M_FORBIDDEN", "M_USER_LIMIT_EXCEEDED", what="what is over the 500 kilobytes that one may upload"
+    ):
+        for number in range(4, 7):
+            await eve.upload(bytes([number]) * 102_400, kind)
+    uri = await alice.upload(b"x" * 102_400, kind)
+    check_equal(102_400, len((await eve.download(uri)).body), "the size of Alice's file")
+
+
+@story(
     "Without an account nobody uploads, nor asks what may be uploaded",
     shows="client-server API, POST /_matrix/media/v3/upload, POST /_matrix/media/v1/create: M_MISSING_TOKEN",
 )
