@@ -24,8 +24,8 @@ async def _room_with_power(alice: User, bob: User, *others: User, version: str) 
 async def _meet(room: Room, alice: User, bob: User) -> dict[str, str]:
     """Have both speak until each hears the other; return the state, which is the same for both."""
     mine, his = await alice.say(room, "Here is Alice"), await bob.say(room, "Here is Bob")
-    await alice.sees(room, his, within_s=30)
-    await bob.sees(room, mine, within_s=30)
+    await alice.sees(room, his, within_s=60)
+    await bob.sees(room, mine, within_s=60)
     return await same_state(room, alice, bob)
 
 
@@ -33,7 +33,7 @@ async def _meet(room: Room, alice: User, bob: User) -> dict[str, str]:
     "Alice and Bob change topic and name while their servers cannot hear each other; then both see the same of each",
     shows="server-server API, 'Room State Resolution'; docs/conformance.md",
     needs=users(2) + servers(2) + OWN_SERVER,
-    time_limit_s=120,
+    time_limit_s=180,
 )
 async def topics(scene: Scene) -> None:
     alice, bob = scene.users
@@ -67,7 +67,7 @@ async def topics(scene: Scene) -> None:
     "Alice bans Bob, whose server does not hear it, while he sets a topic and kicks: then the ban stands, and no more",
     shows="server-server API, 'Room State Resolution'; room version 2, 'State resolution'",
     needs=users(4) + servers(2) + OWN_SERVER,
-    time_limit_s=120,
+    time_limit_s=180,
 )
 async def bans(scene: Scene) -> None:
     alice, bob, carol, dan = scene.users

@@ -11,7 +11,7 @@ from sytest_scenarios.story import OWN_SERVER, servers, story, users
     "Bob's server is killed while Alice says five things: when it is back, he reads them, in order, each once",
     shows="server-server API, 'Transactions'",
     needs=users(2) + servers(2) + OWN_SERVER,
-    time_limit_s=90,
+    time_limit_s=120,
 )
 async def short_outage(scene: Scene) -> None:
     alice, bob = scene.users
@@ -24,7 +24,7 @@ async def short_outage(scene: Scene) -> None:
     await bob.server.start()
     # What comes from a server shows that it is there again.
     await bob.say(room, "I am back")
-    await bob.until("what Alice said", lambda view: set(words) <= set(view.room(room).texts), within_s=30)
+    await bob.until("what Alice said", lambda view: set(words) <= set(view.room(room).texts), within_s=60)
     texts = [each for each in bob.view.room(room).texts if each != "I am back"]
     check_equal(["0", *words], texts, "what Bob hears of Alice")
     check_equal(["0", *words], [each for each in await all_texts(bob, room) if each in texts], "what Bob reads")
@@ -35,7 +35,7 @@ async def short_outage(scene: Scene) -> None:
     "Bob's server misses more than a hundred messages, and he pages back over the gap: none lost, none twice",
     shows="server-server API, 'Backfilling and retrieving missing events'",
     needs=users(2) + servers(2) + OWN_SERVER,
-    time_limit_s=120,
+    time_limit_s=150,
 )
 async def long_outage(scene: Scene) -> None:
     alice, bob = scene.users
@@ -50,7 +50,7 @@ async def long_outage(scene: Scene) -> None:
     await bob.server.start()
     last = await alice.say(room, "the last")
     await bob.say(room, "I am back")
-    await bob.sees(room, last, within_s=30)
+    await bob.sees(room, last, within_s=60)
     texts = [each for each in await all_texts(bob, room) if each != "I am back"]
     check_equal(["message 0", *words, "the last"], texts, "what Bob reads")
     state = await same_state(room, alice, bob)
@@ -63,7 +63,7 @@ async def long_outage(scene: Scene) -> None:
     "Alice's server, where the room was made, is away; Bob and Carol on two others talk on, and Alice catches up",
     shows="server-server API, 'Transactions'; the room lives on every server that is in it",
     needs=users(3) + servers(3) + OWN_SERVER,
-    time_limit_s=120,
+    time_limit_s=150,
 )
 async def three_servers(scene: Scene) -> None:
     alice, bob, carol = scene.users
@@ -79,7 +79,7 @@ async def three_servers(scene: Scene) -> None:
     await alice.server.start()
     await alice.say(room, "Here I am")
     for event_id in (asked, answered):
-        await alice.sees(room, event_id, within_s=30)
+        await alice.sees(room, event_id, within_s=60)
     words = [each for each in await all_texts(alice, room) if each != "Here I am"]
     check_equal(["All here", "Where is Alice?", "Away"], words, "what Alice reads")
     await same_state(room, *scene.users)
@@ -89,7 +89,7 @@ async def three_servers(scene: Scene) -> None:
     "While Alice's server is away Bob cannot enter, can leave, and can decline; when it is back, she is told",
     shows="client-server API, 'Leaving rooms'; server-server API, 'Leaving Rooms (Rejecting Invites)'",
     needs=users(2) + servers(2) + OWN_SERVER,
-    time_limit_s=120,
+    time_limit_s=150,
 )
 async def leaving_alone(scene: Scene) -> None:
     alice, bob = scene.users
@@ -106,5 +106,5 @@ async def leaving_alone(scene: Scene) -> None:
     await bob.until("no invite any more", lambda view: not view.invites)
     await alice.server.start()
     await bob.join(public, via=alice.server)
-    await alice.until("Bob to have left", lambda view: view.room(shared).member(bob.user_id) == "leave", within_s=30)
+    await alice.until("Bob to have left", lambda view: view.room(shared).member(bob.user_id) == "leave", within_s=60)
     check_equal("join", text(await alice.state(public, "m.room.member", bob.user_id), "membership"), "Bob's membership")

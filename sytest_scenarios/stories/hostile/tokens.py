@@ -1,28 +1,15 @@
 """Tokens, limits and words that are made to confuse."""
 
 from sytest_scenarios.actors import together
-from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users
 
 from .bodies import check_refused, check_served
 
-GARBAGE = [
-    "garbage",
-    "",
-    "-1",
-    "s",
-    "s_s",
-    "null",
-    "1" * 400,
-    "s1_2_3_x",
-    "\x00",
-    "'; DROP TABLE events; --",
-    "ü",
-    "a/b",
-]
 SQL = "x'); DROP TABLE users; --"
+GARBAGE = ["garbage", "-1", "s", "s_s", "null", "1" * 400, "s1_2_3_x", "\x00", SQL, "ü", "a/b"]
 
 
 @story(
@@ -106,8 +93,9 @@ async def sql(scene: Scene) -> None:
     for user in (SQL, f"@{SQL}:{eve.server.name}", f"{alice.localpart}' OR '1'='1"):
         body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": SQL}
         check_refused(await scene.server.request("POST", "/login", body), f"the login of {user!r}")
-    with refused(401, "M_UNKNOWN_TOKEN", what="a token of SQL"):
-        (await scene.server.request("GET", "/account/whoami", headers={"Authorization": f"Bearer {SQL}"})).good()
+    for header in (f"Bearer {SQL}", "Bearer '--", SQL):
+        answer = await scene.server.request("GET", "/account/whoami", headers={"Authorization": header})
+        check_equal(401, answer.status, f"the status of the token {header}")
     for term in (SQL, "%_%' OR 1=1 --"):
         found = await eve.post("/user_directory/search", {"search_term": term})
         check(alice.user_id not in str(found), "Alice not to be found by that", came=found)
@@ -155,9 +143,10 @@ async def sizes(scene: Scene) -> None:
     for key in ("x" * 256, "🙂" * 64):
         answer = await alice.request("PUT", room.path("state", "org.example.key", key), {"fits": False})
         check_refused(answer, f"a state key of {len(key.encode())} bytes")
+    large = {"msgtype": "m.text", "body": "x" * 66_000}
     answer = await alice.request("PUT", room.path("send", "t" * 256, "1"), {})
     check_refused(answer, "a type of 256 bytes")
-    answer = await alice.request("PUT", room.path("send", "m.room.message", "2"), {"body": "x" * 66_000})
+    answer = await alice.request("PUT", room.path("send", "m.room.message", "2"), large)
     check_equal((413, "M_TOO_LARGE"), (answer.status, answer.errcode), "the answer to an event of 66 kB")
-    large = await alice.say(room, "x" * 60_000)
-    check_equal(60_000, len((await bob.sees(room, large))["content"]["body"]), "the length of what Bob reads")
+    said = await alice.say(room, "x" * 60_000)
+    check_equal(60_000, len((await bob.sees(room, said))["content"]["body"]), "the length of what Bob reads")
