@@ -91,6 +91,10 @@ async def topic(scene: Scene) -> None:
     "What was replaced and then taken back is not told as what was there before",
     shows=f"{REDACTIONS}: 'This stripped down event is thereafter returned'; unsigned: prev_content",
     needs=users(2),
+    unlike={
+        "synapse": "tells it in prev_content; the spec, 'Redactions': 'This stripped down event is thereafter returned "
+        "anytime a client or remote server requests it'"
+    },
 )
 async def replaced(scene: Scene) -> None:
     alice, bob = scene.users

@@ -21,7 +21,11 @@ async def _settings(user: User, room: Room) -> dict[str, Any]:
     }
 
 
-@story("A private chat is for those who are invited, and its guests", shows=f"{CREATION}, preset", needs=users(3))
+@story(
+    "A private chat is for those who are invited, and who made it has the say",
+    shows=f"{CREATION}, preset",
+    needs=users(3),
+)
 async def private_chat(scene: Scene) -> None:
     alice, bob, eve = scene.users
     room = await alice.create_room_with(bob, preset="private_chat")
