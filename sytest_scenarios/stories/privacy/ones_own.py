@@ -91,7 +91,7 @@ async def knows_where(scene: Scene) -> None:
     ):
         answer = await bob.request(method, path_of("user", alice.user_id, *parts), None if method == "GET" else {})
         check(answer.status in (403, 404), f"Bob's {method} of Alice's {parts} to be refused", came=answer.status)
-    with refused(403, "M_FORBIDDEN", what="the name that Bob gives Alice"):
+    with refused(400, 403, "M_FORBIDDEN", what="the name that Bob gives Alice"):
         await bob.put(path_of("profile", alice.user_id, "displayname"), {"displayname": "Fool"})
     check_equal({"note": "mine"}, await alice.account_data("org.example.note"), "Alice's note")
 

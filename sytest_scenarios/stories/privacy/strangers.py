@@ -41,7 +41,10 @@ async def private_room(scene: Scene) -> None:
     "Eve cannot tell a private room from one that does not exist",
     shows=f"{RULE}: the same bytes for both",
     needs=users(2),
-    unlike={"synapse": "says of some endpoints that a room is unknown; the specification leaves that open"},
+    unlike={
+        "synapse": "answers 400 to a summary of a room that is not there, and 404 of one that is; the spec,"
+        " 'Room Summaries', says 404 of one that is not found"
+    },
 )
 async def no_such_room(scene: Scene) -> None:
     alice, bob = scene.users
