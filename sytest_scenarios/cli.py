@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from .telling import WorldOrder
 
 NOTHING_JUDGED: Final = 2
 INTERRUPTED: Final = 130
+DEFAULT_START: Final = "sennit-sqlite"
 # Unless it is said otherwise: each takes some 60 MiB, and servers of its own.
 MOST_PROCESSES: Final = 3
 FEWEST_STORIES: Final = 10
@@ -108,19 +110,23 @@ async def _give_up(teller: Teller, folder: Path | None) -> None:
 
 
 async def _judge(arguments: argparse.Namespace, stories: list[Story], teller: Teller, seed: str) -> int:
-    began = time.monotonic()
+    began, began_at = time.monotonic(), time.time()
+
+    def report_of(results: Sequence[Result]) -> Report:
+        return Report(teller.title, seed, results, time.monotonic() - began, began_at, _command(arguments))
+
     try:
         await teller.open()
     except Failed as failure:
         # The reports say so too: whoever reads them alone must not take it for a success.
         results = [Result(story, Outcome.FAILED, str(failure)) for story in stories]
         print(f"sennit-scenarios: {failure}", file=sys.stderr)
-        _write(arguments, Report(teller.title, seed, results, time.monotonic() - began))
+        _write(arguments, report_of(results))
         return NOTHING_JUDGED
     terminal = Terminal(sys.stdout, len(stories) * arguments.repeat, verbose=arguments.verbose)
     terminal.begin(teller.title, seed)
     results = await teller.tell_all(stories, terminal.result)
-    report = Report(teller.title, seed, results, time.monotonic() - began)
+    report = report_of(results)
     terminal.end(report)
     _write(arguments, report)
     bad = {Outcome.FAILED, Outcome.NOT_TOLD} | ({Outcome.UNEXPECTED} if arguments.strict else set())
@@ -149,6 +155,22 @@ def _teller(arguments: argparse.Namespace, folder: Path, seed: str, count: int) 
     )
     processes = arguments.processes or _processes(arguments, count * arguments.repeat)
     return ManyProcesses(processes, order, settings) if processes > 1 else OneProcess(order.make(), settings)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command with what decides how a story is told; secrets are for the reader to fill in."""
+    said = [f"--url {shlex.quote(each)}" for each in arguments.url or ()]
+    if not arguments.url and arguments.start != DEFAULT_START:
+        said.append(f"--start {shlex.quote(arguments.start)}")
+    for name in ("admin_secret", "registration_token"):
+        if getattr(arguments, name):
+            said.append(f"--{name.replace('_', '-')} …")
+    for name in ("ca_file", "implementation"):
+        if getattr(arguments, name):
+            said.append(f"--{name.replace('_', '-')} {shlex.quote(getattr(arguments, name))}")
+    said += [f"--stories {shlex.quote(each)}" for each in arguments.stories]
+    said += [f"--scale {arguments.scale:g}"] if arguments.scale != 1 else []
+    return " ".join(["sennit-scenarios", *said])
 
 
 def _processes(arguments: argparse.Namespace, count: int) -> int:
@@ -188,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--registration-token", help="a token that it wants for making accounts")
     add("--implementation", default="", help="which one it is, if it does not say so itself")
     add("--ca-file", help="a PEM file of the authority that signed its certificate")
-    add("--start", default="sennit-sqlite", help=f"how to start one: a TOML file, or one of {included}")
+    add("--start", default=DEFAULT_START, help=f"how to start one: a TOML file, or one of {included}")
     add("--stories", action="append", default=[], metavar="FOLDER", help="a folder with more stories, of your own")
     add("-k", metavar="WORDS", help="only stories with all these words in name or title")
     add("--area", action="append", default=[], help="only stories of this area; may be said several times")

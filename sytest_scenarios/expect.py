@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from .hiding import hide
+
 LONGEST_SHOWN: Final = 600
 
 
@@ -79,7 +81,7 @@ def _either(reasons: Sequence[int | str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as a report shows it: JSON if it is, and not too long."""
+    """Return a value as a report shows it: JSON if it is, without secrets, and not too long."""
     if isinstance(value, str | int | float | list | dict | tuple | bool) or value is None:
         try:
             text = json.dumps(value, ensure_ascii=False)
@@ -87,4 +89,5 @@ def shown(value: object) -> str:
             text = repr(value)
     else:
         text = repr(value)
+    text = hide(text)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text)} characters)"

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from .hiding import hide
+
 KEPT_AT_EACH_END: Final = 100
 KEPT_OF_A_BODY: Final = 4000
 
@@ -20,6 +22,10 @@ class Step:
 
     text: str
     at_s: float
+
+    def __post_init__(self) -> None:
+        """Keep no secrets."""
+        self.text = hide(self.text)
 
 
 @dataclass(slots=True)
@@ -35,6 +41,10 @@ class Exchange:
     answered: str = ""
     took_s: float | None = None
     trouble: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep no secrets."""
+        self.url, self.asked, self.answered = hide(self.url), hide(self.asked), hide(self.answered)
 
     def __str__(self) -> str:
         """Return a line about it."""
@@ -79,7 +89,7 @@ class Journal:
 
 
 def cut(body: bytes | str) -> str:
-    """Return as much of a body as is kept."""
+    """Return as much of a body as is kept, without secrets."""
     size = len(body)
     text = body[:KEPT_OF_A_BODY]
     if isinstance(text, bytes):
@@ -87,4 +97,5 @@ def cut(body: bytes | str) -> str:
             text = text.decode("utf-8", "strict" if size <= KEPT_OF_A_BODY else "ignore")
         except UnicodeDecodeError:
             text = repr(text)
+    text = hide(text)
     return text if size <= KEPT_OF_A_BODY else f"{text}… ({size} bytes)"

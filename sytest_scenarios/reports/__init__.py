@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +19,19 @@ class Report:
     seed: str
     results: Sequence[Result]
     took_s: float
+    began_at: float = 0
+    """Seconds since 1970."""
+    command: str = "sennit-scenarios"
+    """How the run was started, without the choice of stories."""
 
     def counts(self) -> dict[Outcome, int]:
         """Return how many stories ended how, without those that none did."""
         found = Counter(each.outcome for each in self.results)
         return {outcome: found[outcome] for outcome in Outcome if found[outcome]}
+
+    def again(self, name: str) -> str:
+        """Return the command that tells a story again as it was told."""
+        return f"{self.command} --seed {shlex.quote(self.seed)} -k {shlex.quote(name)}"
 
     def summary(self) -> str:
         """Return the counts in a line."""

@@ -64,6 +64,8 @@ class Terminal:
                     self._line(f"  at {each.where}")
                 if self._verbose:
                     self._steps(each)
+        if any(each.outcome is Outcome.FAILED for each in report.results):
+            self._line(f"\nOne of them again: {report.again('NAME')} -v")
         self._line(f"\n{report.summary()}; seed {report.seed}")
 
     def _steps(self, result: Result) -> None:

@@ -76,6 +76,18 @@ def test_page_holds_no_script_and_asks_for_nothing() -> None:
     assert out.getvalue().encode() and "\x1b" not in out.getvalue()
 
 
+def test_page_lets_choose_by_outcome_and_area_and_says_how_to_tell_a_story_again() -> None:
+    out = io.StringIO()
+    write_html(_report(), out)
+    page = out.getvalue()
+    for outcome in Outcome:
+        kind = outcome.value.replace(" ", "-")
+        assert f'id="o-{kind}" checked' in page and f'<label for="o-{kind}"' in page
+        assert f"#o-{kind}:not(:checked) ~ main .{kind}" in page and f'class="{kind} in0"' in page.replace("story ", "")
+    assert "<label for=a0>area <small>8</small></label>" in page
+    assert "sennit-scenarios --seed 7 -k area/module.FAILED" in page
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_terminal_gets_no_escapes_of_a_server(verbose: bool) -> None:
     out = io.StringIO()
