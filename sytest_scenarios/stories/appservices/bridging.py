@@ -2,10 +2,11 @@
 
 import time
 
-from sytest_scenarios.actors import Room
+from sytest_scenarios.actors import Room, User
 from sytest_scenarios.bridge import BRIDGE, ID, PREFIX, Bridge, Transaction, bridge_of
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
+from sytest_scenarios.keys import CrossSigningKeys, DeviceKeys, claim, devices_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, feature, story, users
 
@@ -172,6 +173,62 @@ async def ephemeral(scene: Scene) -> None:
     await bridge.until("Alice's receipt", lambda: [each for each in of("m.receipt", room) if said in each])
     await bridge.until("Alice to type", lambda: {"user_ids": [alice.user_id]} in of("m.typing", room))
     check_equal([], of("m.typing", private), "who types in the private room")
+
+
+@story(
+    "The bridge makes a device for its user, gives it keys, vouches for it and removes it, all without a password",
+    shows="application service API, 'Device management', 'Cross-signing', 'Identity assertion': device_id",
+    needs=users(1) + BRIDGE,
+)
+async def encrypts(scene: Scene) -> None:
+    (alice,) = scene.users
+    bridge = await bridge_of(scene)
+    heron = await bridge.new_puppet(scene, "heron")
+    await alice.create_room_with(heron)
+    made = await heron.request("PUT", "/devices/NEST", {"display_name": "the nest"})
+    check_equal(201, made.status, "the status of a device that was made")
+    heron.device_id = "NEST"
+    device = DeviceKeys(heron)
+    keys = {"device_keys": device.published, "one_time_keys": device.one_time_keys(1)}
+    path = "/keys/upload"
+    answer = await heron.request("POST", path, keys, query={"device_id": "NOSUCHDEVICE"})
+    check_equal((400, "M_UNKNOWN_DEVICE"), (answer.status, answer.errcode), "the answer as an unknown device")
+    await heron.post(path, keys, device_id="NEST")
+    check_equal({"NEST"}, set(await devices_of(alice, heron)), "the devices that Alice sees")
+    check(await claim(alice, heron), "a one-time key for Alice", came="none")
+    for mine in (CrossSigningKeys(heron), CrossSigningKeys(heron)):
+        scene.step("The bridge uploads cross-signing keys")
+        await heron.post("/keys/device_signing/upload", mine.published)
+    await heron.delete("/devices/NEST")
+    check_equal({}, await devices_of(alice, heron), "the devices that Alice sees afterwards")
+
+
+@story(
+    "The bridge logs in as its user, without a password, and as nobody else",
+    shows="application service API, 'Server admin style permissions': m.login.application_service",
+    needs=users(1) + BRIDGE + feature("login of application services"),
+    unlike={
+        "synapse": "answers M_FORBIDDEN; the spec, 'Server admin style permissions': who 'log in as users outside of "
+        "their defined namespaces will receive an error code M_EXCLUSIVE'"
+    },
+)
+async def logs_in(scene: Scene) -> None:
+    (alice,) = scene.users
+    bridge = await bridge_of(scene)
+    heron = await bridge.new_puppet(scene, "heron")
+
+    def as_user(localpart: str) -> dict[str, object]:
+        return {"type": "m.login.application_service", "identifier": {"type": "m.id.user", "user": localpart}}
+
+    found = (await bridge.ask(scene.server, "POST", "/login", as_user(heron.localpart))).good()
+    session = User("Heron", scene.server, found["user_id"], "", found["access_token"], found["device_id"])
+    room = await alice.create_room_with(session)
+    said = await session.say(room, "with a token of my own")
+    check_equal(heron.user_id, (await alice.sees(room, said))["sender"], "who said it")
+    answer = await bridge.ask(scene.server, "POST", "/login", as_user(alice.localpart))
+    check_equal("M_EXCLUSIVE", answer.errcode, f"the answer to the bridge that would be Alice ({answer.status})")
+    nobody = await scene.server.request("POST", "/login", as_user(heron.localpart), who="Eve")
+    check_equal((401, "M_MISSING_TOKEN"), (nobody.status, nobody.errcode), "the answer to who has no token")
 
 
 @story(

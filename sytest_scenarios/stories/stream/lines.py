@@ -15,10 +15,10 @@ LINES = "docs/stream.md, 'Lines, over TCP or TLS'"
 class Lines(Wire):
     """A connection to the port for lines."""
 
-    def __init__(self, user: User) -> None:
+    def __init__(self, user: User, *, secure: bool = False) -> None:
         process = user.server.host.process
         assert process is not None
-        super().__init__(user.server, Place(process.address, process.extra_port))
+        super().__init__(user.server, Place(process.address, process.extra_port, secure))
 
     def request(self, request_id: object, method: str, **params: Any) -> None:
         """Send a request."""
@@ -95,3 +95,25 @@ async def edges(scene: Scene) -> None:
             found = await lines.message()
             check_equal(code, found.get("close", {}).get("code"), f"the code after {said!r} ({found})")
             await lines.ended()
+
+
+@story(
+    "Over TLS lines carry the same, and who speaks without it gets none",
+    shows=f"{LINES}: lines_tls_port",
+    needs=users(2) + STREAM + setting("TLS"),
+)
+async def over_tls(scene: Scene) -> None:
+    alice, bob = scene.users
+    room = await alice.create_room_with(bob)
+    async with Lines(alice, secure=True) as lines:
+        lines.request("a", "auth", access_token=alice.token)
+        check_equal(alice.user_id, (await lines.said()).get("result", {}).get("user_id"), "who Alice is")
+        content = {"msgtype": "m.text", "body": "sealed"}
+        lines.request("b", "send", room_id=room.id, event_type="m.room.message", content=content)
+        sent = (await lines.said()).get("result", {})
+        event = await bob.sees(room, sent.get("event_id", ""))
+        check_equal("sealed", event["content"]["body"], "what Bob reads")
+    async with Lines(alice) as plain:
+        plain.request("a", "auth", access_token=alice.token)
+        came = await plain.ended()
+        check(alice.user_id.encode() not in came, "no answer without TLS", came=came.hex())

@@ -1,7 +1,8 @@
 """What arrives on the WebSocket: all that /sync would tell, as it happens, to each of one's devices."""
 
 from sytest_scenarios.expect import check, check_equal
-from sytest_scenarios.keys import publish
+from sytest_scenarios.frames import Framed
+from sytest_scenarios.keys import ONE_TIME, claim, publish
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, feature, story, users
 
@@ -145,3 +146,73 @@ async def filtered(scene: Scene) -> None:
         await stream.request("sync", filter=None)
         last = await alice.say(loud, "and now?")
         await stream.until("the loud room again", lambda view: view.room(loud).event(last))
+
+
+@story(
+    "After a long absence all that was said comes, in several updates, with no gap between them",
+    shows=f"{SENDING}: after that there are no gaps to fill",
+    needs=users(2) + STREAM,
+)
+async def no_gaps(scene: Scene) -> None:
+    alice, bob = scene.users
+    room = await alice.create_room_with(bob)
+    async with bob.stream() as stream:
+        await stream.until("the room", lambda view: room.id in view.joined)
+        since = stream.view.since
+    words = [f"message {number}" for number in range(int(130 * scene.scale))]
+    async with Framed(alice) as alices:
+        for each in words:
+            content = {"msgtype": "m.text", "body": each}
+            alices.request(each, "send", room_id=room.id, event_type="m.room.message", content=content)
+        answered: set[str] = set()
+        while len(answered) < len(words):
+            found = await alices.message()
+            if "next_batch" not in found:
+                check("result" in found, "the message to be taken", came=found)
+                answered.add(found["id"])
+    filtered = '{"room": {"timeline": {"limit": 5}}}'
+    async with Framed(bob, since=since, filter=filtered) as stream_of_bob:
+        seen: list[str] = []
+        updates = 0
+        while len(seen) < len(words):
+            told = (await stream_of_bob.message()).get("rooms", {}).get("join", {}).get(room.id, {})
+            timeline = told.get("timeline", {})
+            check(not timeline.get("limited"), "a timeline without a gap", came=timeline.get("limited"))
+            seen += [each["content"]["body"] for each in timeline.get("events", [])]
+            updates += 1
+        check_equal(words, seen, "what Bob got")
+        check(updates > 1, "several updates", came=updates)
+
+
+@story(
+    "Bob looks in without being seen, and is online when he says so",
+    shows="docs/stream.md, 'Opening': set_presence; 'Heartbeat'",
+    needs=users(2) + STREAM,
+)
+async def unseen(scene: Scene) -> None:
+    alice, bob = scene.users
+    await alice.create_room_with(bob)
+    path = f"/presence/{bob.user_id}/status"
+    async with bob.stream(set_presence="offline") as stream, alice.stream() as alices:
+        await stream.until("the initial sync", lambda view: view.since)
+        await stream.request("ping")
+        check_equal("offline", (await alice.get(path))["presence"], "Bob's presence while he only looks in")
+        await stream.request("sync", set_presence="online")
+        await alices.until("Bob to be online", lambda view: view.presence[bob.user_id]["presence"] == "online")
+        check_equal("online", (await alice.get(path))["presence"], "Bob's presence afterwards")
+
+
+@story(
+    "Others claim Alice's one-time keys, and her stream tells how many are left",
+    shows=f"{SENDING}: device_one_time_keys_count; client-server API, 'One-time and fallback keys'",
+    needs=users(2) + STREAM,
+)
+async def fewer_keys(scene: Scene) -> None:
+    alice, bob = scene.users
+    room = await alice.create_room_with(bob)
+    async with alice.stream() as stream:
+        await publish(alice, one_time_keys=3)
+        await stream.until("three keys", lambda view: view.key_counts.get(ONE_TIME) == 3)
+        check(await claim(bob, alice), "a key for Bob", came="none")
+        await bob.say(room, "I have one")
+        await stream.until("two keys", lambda view: view.key_counts.get(ONE_TIME) == 2)
