@@ -1,7 +1,8 @@
 """Coming and going: what an invite tells, joining twice, coming back, forgetting, and who is where."""
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.actors import initial, together
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 
@@ -104,6 +105,91 @@ async def forgets(scene: Scene) -> None:
     await alice.invite(room, bob)
     await bob.join(room)
     check_equal(["before"], await bob.texts(room), "what Bob reads when he is back")
+
+
+@story(
+    "Whatever becomes of Bob's membership, the room learns why",
+    shows="client-server API, 'Joining rooms', 'Leaving rooms', 'Banning users in a room', 'Knocking on rooms': reason",
+    needs=users(2),
+)
+async def reasons(scene: Scene) -> None:
+    alice, bob = scene.users
+    room = await alice.create_room(initial_state=[initial("m.room.join_rules", {"join_rule": "knock"})])
+    await bob.knock(room, reason="why knock")
+    await alice.invite(room, bob, reason="why invite")
+    await bob.post(path_of("join", room.id), {"reason": "why join"})
+    await bob.post(room.path("leave"), {"reason": "why leave"})
+    await alice.invite(room, bob, reason="why invite again")
+    await bob.post(room.path("join"), {"reason": "why join again"})
+    await alice.kick(room, bob, reason="why kick")
+    await alice.ban(room, bob, reason="why ban")
+    await alice.unban(room, bob, reason="why unban")
+    changes = [each["content"] for each in await alice.history(room) if each.get("state_key") == bob.user_id]
+    wanted = ["knock", "invite", "join", "leave", "invite", "join", "leave", "ban", "leave"]
+    check_equal(wanted, [each["membership"] for each in changes], "what became of Bob's membership")
+    verbs = ["knock", "invite", "join", "leave", "invite again", "join again", "kick", "ban", "unban"]
+    check_equal([f"why {verb}" for verb in verbs], [each.get("reason") for each in changes], "the reasons")
+
+
+@story(
+    "Alice takes an invite back, and it is gone for Bob",
+    shows="client-server API, 'Leaving rooms': POST /rooms/{roomId}/kick; 'Syncing': invite, leave",
+    needs=users(2),
+)
+async def invite_taken_back(scene: Scene) -> None:
+    alice, bob = scene.users
+    room = await alice.create_room(invite=[bob])
+    await bob.until("the invite", lambda view: room.id in view.invites)
+    await alice.kick(room, bob)
+    await bob.until("that the invite is gone", lambda view: view.room(room).membership == "leave")
+    check_equal({}, (await bob.sync()).get("rooms", {}).get("invite", {}), "Bob's invites")
+    with refused(403, "M_FORBIDDEN", what="Bob's join"):
+        await bob.join(room)
+    await alice.invite(room, bob)
+    await bob.until("the second invite", lambda view: room.id in view.invites)
+    await bob.join(room)
+
+
+@story(
+    "Bob, who leaves, is told so, and hears nothing more of the room",
+    shows="client-server API, 'Leaving rooms': 'it will no longer appear in the response to the /sync API'",
+    needs=users(2),
+)
+async def hears_no_more(scene: Scene) -> None:
+    alice, bob = scene.users
+    room, other = await together(alice.create_room_with(bob), alice.create_room_with(bob))
+    await bob.catch_up()
+    await alice.say(room, "before")
+    await bob.leave(room)
+    await alice.say(room, "after")
+    await alice.set_state(room, "m.room.topic", {"topic": "Bob"})
+    await bob.sees(other, await alice.say(other, "you are still here"))
+    left = bob.view.room(room)
+    check_equal("leave", left.membership, "how the room was told last")
+    check_equal(["before"], left.texts, "what Bob heard of it")
+    check_equal({}, left.content("m.room.topic"), "the topic")
+    check(room.id not in str((await bob.sync()).get("rooms", {})), "nothing of the room in a fresh sync", came=room.id)
+
+
+@story(
+    "Alice asks who was in the room at an earlier time",
+    shows="client-server API, 'Getting events for a room': GET /rooms/{roomId}/members, at",
+    needs=users(3),
+)
+async def who_was_there(scene: Scene) -> None:
+    alice, bob, carol = scene.users
+    room = await alice.create_room_with(bob, preset="public_chat")
+    await alice.catch_up()
+    await alice.sees(room, await alice.say(room, "the two of us"))
+    then = alice.view.room(room).prev_batch
+    await bob.leave(room)
+    await carol.join(room)
+    found = await alice.get(room.path("members"), at=then, membership="join")
+    check_equal(
+        {alice.user_id, bob.user_id}, {each["state_key"] for each in found["chunk"]}, "who was in the room then"
+    )
+    found = await alice.get(room.path("members"), membership="join")
+    check_equal({alice.user_id, carol.user_id}, {each["state_key"] for each in found["chunk"]}, "who is in it now")
 
 
 @story(

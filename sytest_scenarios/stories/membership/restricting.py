@@ -36,6 +36,32 @@ async def members_only(scene: Scene) -> None:
 
 
 @story(
+    "One of several conditions is enough; those that mean nothing let nobody in",
+    shows=f"{RESTRICTED}: 'at least one of the conditions'; m.room.join_rules: 'Improper or no allow conditions'",
+    needs=users(3),
+)
+async def several_conditions(scene: Scene) -> None:
+    alice, bob, eve = scene.users
+    club, other = await alice.create_room(), await alice.create_room_with(bob)
+    allow = [{"type": "m.room_membership", "room_id": each.id} for each in (club, other)]
+    nothing = [
+        {"type": "m.room_membership"},
+        {"type": "m.room_membership", "room_id": "!nothing:example.org"},
+        {"type": "org.example.anybody", "room_id": other.id},
+    ]
+    for conditions in ([*nothing, *allow], nothing, []):
+        rules = initial("m.room.join_rules", {"join_rule": "restricted", "allow": conditions})
+        annex = await alice.create_room(initial_state=[rules])
+        with refused(403, 404, what="Eve's join"):
+            await eve.join(annex)
+        if allow[1] in conditions:
+            await bob.join(annex)
+        else:
+            with refused(403, 404, what="Bob's join, for whom there is no condition"):
+                await bob.join(annex)
+
+
+@story(
     "Bob, who leaves the club, stays in its annex; once he has left that, he is out",
     shows=f"{RESTRICTED}: 'The user does not need to maintain the conditions'",
     needs=users(2),

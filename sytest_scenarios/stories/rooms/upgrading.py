@@ -83,6 +83,25 @@ async def aliases_move(scene: Scene) -> None:
 
 
 @story(
+    "Bob finds his tag on the new room when he joins it; Carol, who had none, finds none",
+    shows=f"{UPGRADES}, 'Server behaviour': 'some of the user's personalized settings'",
+    needs=users(3),
+)
+async def tags_move(scene: Scene) -> None:
+    alice, bob, carol = scene.users
+    old = await alice.create_room_with(bob, carol, preset="public_chat", room_version="10")
+    tag = {"order": 0.25}
+    await bob.put(path_of("user", bob.user_id, "rooms", old.id, "tags", "m.favourite"), tag)
+    new = await _upgrade(alice, old, "11")
+    await bob.join(new)
+    await carol.join(new)
+    tags = await bob.until("the tag on the new room", lambda view: view.room(new).account_data["m.tag"])
+    check_equal({"m.favourite": tag}, tags["tags"], "Bob's tags of the new room")
+    found = await carol.get(path_of("user", carol.user_id, "rooms", new.id, "tags"))
+    check_equal({}, found["tags"], "Carol's tags of it")
+
+
+@story(
     "Only who may end a room moves it, and only to a version that there is",
     shows=f"{UPGRADES}, 'Server behaviour', 1; POST /rooms/{{roomId}}/upgrade, 400, 403",
     needs=users(3),
