@@ -31,7 +31,7 @@ async def _meet(room: Room, alice: User, bob: User) -> dict[str, str]:
 
 @story(
     "Alice and Bob change topic and name while their servers cannot hear each other; then both see the same of each",
-    shows="server-server API, 'Room State Resolution'; docs/conformance.md",
+    shows="server-server API, 'Room State Resolution'",
     needs=users(2) + servers(2) + OWN_SERVER,
     time_limit_s=180,
 )

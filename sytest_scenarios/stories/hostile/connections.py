@@ -22,7 +22,7 @@ def request(path: str, *headers: str, method: str = "GET", body: bytes = b"") ->
 
 @story(
     "Many connections send a byte now and then and never end; Bob is served meanwhile",
-    shows="docs/architecture.md: nobody waits for those who are slow",
+    shows="promise: those who are slow hold up nobody",
     needs=users(2),
 )
 async def slow(scene: Scene) -> None:
@@ -46,7 +46,7 @@ async def slow(scene: Scene) -> None:
 
 @story(
     "A header of a megabyte, and ten thousand headers, are refused or cut off; Bob is served",
-    shows="docs/configuration.md: what a request may hold",
+    shows="client-server API, 'Common error codes' (M_TOO_LARGE)",
     needs=users(1),
 )
 async def large_headers(scene: Scene) -> None:

@@ -63,7 +63,7 @@ async def limits(scene: Scene) -> None:
 
 @story(
     "SQL is nothing but text, wherever Eve writes it",
-    shows="docs/architecture.md: statements take their values apart from their text",
+    shows="promise: the injection of SQL is tried and harmless",
     needs=users(3),
 )
 async def sql(scene: Scene) -> None:
@@ -105,7 +105,7 @@ async def sql(scene: Scene) -> None:
 
 @story(
     "Eve floods a room with state; what Alice says in another room reaches Bob meanwhile, and the state is whole",
-    shows="docs/architecture.md: rooms do not wait for each other",
+    shows="promise: who floods a room holds up nobody else",
     needs=users(3),
     time_limit_s=60,
 )

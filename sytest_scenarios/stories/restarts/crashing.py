@@ -12,7 +12,7 @@ from sytest_scenarios.story import OWN_SERVER, servers, story, users
 
 @story(
     "The server is killed, and every message that it had taken is there afterwards",
-    shows="what was answered is on the disk",
+    shows="docs/architecture.md: a crash loses nothing that was answered",
     needs=users(2) + OWN_SERVER,
     time_limit_s=120,
 )
@@ -31,7 +31,7 @@ async def killed(scene: Scene) -> None:
 
 @story(
     "The server is killed while many speak at once: what it answered is there, once, the rest can be said again",
-    shows="what was answered is on the disk; client-server API, 'Transaction identifiers'",
+    shows="docs/architecture.md: a crash loses nothing that was answered; client-server API, 'Transaction identifiers'",
     needs=users(3) + OWN_SERVER,
     time_limit_s=120,
 )
@@ -77,7 +77,7 @@ async def _say(speaker: User, room: Room, words: str) -> str:
 
 @story(
     "The server is killed amid joins, uploads, account data and notes to devices: all that it answered is there",
-    shows="what was answered is on the disk",
+    shows="docs/architecture.md: a crash loses nothing that was answered",
     needs=users(2) + OWN_SERVER,
     time_limit_s=120,
 )
@@ -135,7 +135,7 @@ async def _until_it_dies(doing: Any) -> None:
 
 @story(
     "Alice's server is killed right after she spoke to Bob on another one: after its restart he hears it, once",
-    shows="server-server API, 'Transactions'; what was answered is on the disk",
+    shows="server-server API, 'Transactions'; docs/architecture.md: a crash loses nothing that was answered",
     needs=users(2) + servers(2) + OWN_SERVER,
     time_limit_s=120,
 )
@@ -158,7 +158,7 @@ async def not_yet_sent(scene: Scene) -> None:
 
 @story(
     "Who logged out stays out though the server was killed at once, and who logged in stays in",
-    shows="what was answered is on the disk; client-server API, 'Using access tokens'",
+    shows="docs/architecture.md: a crash loses nothing that was answered; client-server API, 'Using access tokens'",
     needs=users(1) + OWN_SERVER,
     time_limit_s=120,
 )
