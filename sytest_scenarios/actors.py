@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -25,7 +25,7 @@ from twisted.internet.task import deferLater
 
 from .clock import REACTOR
 from .expect import Failed, shown
-from .http import Answer, Web, path_of, url_of
+from .http import Answer, TooOften, Web, path_of, url_of
 from .journal import Journal, Step
 from .view import View
 
@@ -39,8 +39,9 @@ JsonObject = dict[str, Any]
 CLIENT: Final = "/_matrix/client/v3"
 WAIT_S: Final = 10.0
 LONG_POLL_S: Final = 5.0
-# A server that asks for more patience than this has refused.
+# A server that asks for more patience than this has refused; one that is not ours may have its limits.
 LONGEST_RATE_LIMIT_S: Final = 10.0
+LONGEST_RATE_LIMIT_OF_OTHERS_S: Final = 60.0
 _TRANSACTIONS: Final = count(1)
 
 
@@ -82,7 +83,7 @@ class Server:
 
     async def get(self, path: str, **query: Any) -> JsonObject:
         """Return the JSON object that anybody gets."""
-        return (await self.request("GET", path, query=query)).good()
+        return (await unhurried(self.host, self.journal, lambda: self.request("GET", path, query=query))).good()
 
     async def kill(self) -> None:
         """Kill it (kill -9). The story must need OWN_SERVER."""
@@ -152,14 +153,7 @@ class User:
         self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None
     ) -> JsonObject:
         """Ask and return the JSON object of the success, waiting out a rate limit; Refused if it is refused."""
-        while True:
-            answer = await self.request(method, path, body, query=query)
-            if answer.status != 429:
-                return answer.good()
-            wait_ms = answer.json.get("retry_after_ms") if isinstance(answer.json, dict) else None
-            if not isinstance(wait_ms, int) or not 0 <= wait_ms <= LONGEST_RATE_LIMIT_S * 1000:
-                return answer.good()
-            await sleep(wait_ms / 1000 + 0.01)
+        return (await self._unhurried(method, path, body, query=query)).good()
 
     async def get(self, path: str, **query: Any) -> JsonObject:
         """GET."""
@@ -190,7 +184,10 @@ class User:
             **({} if device_id is None else {"device_id": device_id}),
             **more,
         }
-        found = (await self.server.request("POST", "/login", body, who=shown_name)).good()
+        server = self.server
+        found = (
+            await unhurried(server.host, server.journal, lambda: server.request("POST", "/login", body, who=shown_name))
+        ).good()
         return User(
             shown_name,
             self.server,
@@ -377,7 +374,7 @@ class User:
 
     async def sync(self, *, timeout_ms: int = 0, since: str | None = None, **query: Any) -> JsonObject:
         """Ask /sync once and return what it says, without taking it in; from the beginning unless `since` is said."""
-        answer = await self.request(
+        answer = await self._unhurried(
             "GET",
             "/sync",
             query={"timeout": timeout_ms, "since": since, **query},
@@ -396,7 +393,8 @@ class User:
         `expected` ends the sentence "expected …" if it does not come. A LookupError in `look` is "not yet".
         """
         self._does(f"waits for {expected}")
-        deadline = time.monotonic() + within_s
+        journal = self.server.journal
+        deadline = journal.patience_ends(within_s)
         if self.view.since is None:
             await self.catch_up(**query)
         while True:
@@ -406,7 +404,7 @@ class User:
                 found = None
             if found:
                 return found
-            left_s = deadline - time.monotonic()
+            left_s = deadline + journal.waited_s - time.monotonic()
             if left_s <= 0:
                 raise Failed(f"{expected} (as {self.name} sees it, within {within_s:g} s)", self.view.sight())
             before, began = self.view.since, time.monotonic()
@@ -453,7 +451,7 @@ class User:
     async def upload(self, content: bytes, content_type: str, *, filename: str | None = None) -> str:
         """Upload a file and return its mxc: URI."""
         self._does(f"uploads {len(content)} bytes of {content_type}")
-        answer = await self.request(
+        answer = await self._unhurried(
             "POST",
             "/_matrix/media/v3/upload",
             content,
@@ -465,7 +463,7 @@ class User:
     async def download(self, uri: str, *more: str, **query: Any) -> Answer:
         """Download a file of an mxc: URI; Refused unless that succeeds."""
         path = f"/_matrix/client/v1/media/download{path_of(*media_parts(uri), *more)}"
-        answer = await self.request("GET", path, query=query)
+        answer = await self._unhurried("GET", path, query=query)
         if answer.status != 200:
             answer.good()
         return answer
@@ -479,6 +477,11 @@ class User:
         return answer
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _unhurried(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
+        """Ask as `request` does, and wait out a rate limit."""
+        server = self.server
+        return await unhurried(server.host, server.journal, lambda: self.request(method, path, body, **how))
 
     def _does(self, what: str) -> None:
         self.server.journal.add(Step(f"{self.name} {what}", time.time()))
@@ -525,6 +528,25 @@ async def ask(
         headers={**kind, **(headers or {})},
         patience_s=patience_s,
     )
+
+
+async def unhurried(host: Host, journal: Journal, asking: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask, and ask again when the server says so, as long as it wants fewer requests; TooOften if that is long.
+
+    Of a server that the suite has started, a long one is returned as it is.
+    """
+    while True:
+        answer = await asking()
+        wait_s = answer.retry_after_s
+        if wait_s is None:
+            return answer
+        if wait_s > (LONGEST_RATE_LIMIT_OF_OTHERS_S if host.process is None else LONGEST_RATE_LIMIT_S):
+            if host.process is not None:
+                return answer
+            came = f"429, and {wait_s:.0f} s to wait"
+            raise TooOften(f"{answer.request} to succeed", came, status=429, errcode=answer.errcode, body=answer.json)
+        journal.waited_s += wait_s
+        await sleep(wait_s)
 
 
 async def sleep(seconds: float) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import DeferredLock
 
-from .actors import Server, User, ask, sleep, text
+from .actors import Server, User, ask, sleep, text, unhurried
+from .discovery import PATH as WELL_KNOWN
+from .discovery import discover, with_scheme
 from .expect import Failed, Skipped, shown
 from .features import FEATURES
 from .http import Answer, NoAnswer, Web
@@ -54,7 +57,7 @@ class Host:
         implementation: str = "",
         database: str | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = with_scheme(url)
         self.web = web
         self.admin_secret = admin_secret
         self.registration_token = registration_token
@@ -72,29 +75,58 @@ class Host:
         self.waiting = DeferredLock()
 
     async def look(self) -> None:
-        """Ask what it is; Failed if it is no homeserver."""
-        patience_s = self.web.patience_s
+        """Ask what it is; Failed if it is no homeserver, and does not tell where there is one."""
         try:
-            found = (await self.ask("GET", "/_matrix/client/versions", patience_s=min(10.0, patience_s))).good()
-            versions = found.get("versions")
-            if not isinstance(versions, list) or not all(isinstance(each, str) for each in versions):
-                raise Failed("a list of versions", shown(found))
+            found = await self._ask_versions()
+        except NoAnswer as silence:
+            raise self._no_homeserver(silence.came) from None
         except Failed as failure:
-            raise Failed(f"a Matrix homeserver at {self.url}", f"at /_matrix/client/versions {failure.came}") from None
+            came = failure.came
+            try:
+                base = None if self.process else await discover(self.web, self.url, patience_s=self._glance_s)
+            except Failed as other:
+                raise self._no_homeserver(f"{came}, and at {WELL_KNOWN} {other.came}") from None
+            if base is None or base == self.url:
+                raise self._no_homeserver(came) from None
+            self.url = base
+            try:
+                found = await self._ask_versions()
+            except Failed as other:
+                raise self._no_homeserver(other.came) from None
+        versions = found["versions"]
         self.versions = versions
         unstable = found.get("unstable_features")
         self.unstable_features = unstable if isinstance(unstable, dict) else {}
         try:
-            found = (await self.ask("GET", "/_matrix/federation/v1/version", patience_s=min(5.0, patience_s))).good()
+            found = (
+                await self.ask("GET", "/_matrix/federation/v1/version", patience_s=min(5.0, self.web.patience_s))
+            ).good()
             about = found.get("server", {})
             self.version = f"{about.get('name', '')} {about.get('version', '')}".strip()
             self.implementation = self.implementation or str(about.get("name", "")).casefold()
         except (Failed, AttributeError):
             pass  # it has no federation on this port, and need not say
 
+    @property
+    def _glance_s(self) -> float:
+        return min(10.0, self.web.patience_s)
+
+    async def _ask_versions(self) -> dict[str, Any]:
+        found = (await self.ask("GET", "/_matrix/client/versions", patience_s=self._glance_s)).good()
+        versions = found.get("versions")
+        if not isinstance(versions, list) or not all(isinstance(each, str) for each in versions):
+            raise Failed("a list of versions", shown(found))
+        return found
+
+    def _no_homeserver(self, came: str) -> Failed:
+        return Failed(f"a Matrix homeserver at {self.url}", f"at /_matrix/client/versions {came}")
+
     async def ask(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
         """Ask it something outside of any story."""
-        return await ask(self.web, Journal(), "the suite", self.url, method, path, body, **how)
+        journal = Journal()
+        return await unhurried(
+            self, journal, lambda: ask(self.web, journal, "the suite", self.url, method, path, body, **how)
+        )
 
     async def missing(self, feature: str) -> str | None:
         """Return why a feature is not there; None if it is. It is probed once; NoAnswer if that got none."""
@@ -188,14 +220,16 @@ async def _patiently(server: Server, path: str, body: Any, name: str) -> Answer:
     answer = await server.request("POST", path, body, who=name)
     if answer.status != 429:
         return answer
+    began = time.monotonic()
     # One story at a time waits, in the order in which they came.
     await server.host.waiting.acquire()
     try:
         while True:
             answer = await server.request("POST", path, body, who=name)
-            wait_ms = answer.json.get("retry_after_ms") if answer.status == 429 else None
-            if not isinstance(wait_ms, int) or not 0 <= wait_ms <= LONGEST_ACCOUNT_LIMIT_S * 1000:
+            wait_s = answer.retry_after_s
+            if wait_s is None or wait_s > LONGEST_ACCOUNT_LIMIT_S:
                 return answer
-            await sleep(wait_ms / 1000 + 0.01)
+            await sleep(wait_s)
     finally:
         server.host.waiting.release()
+        server.journal.waited_s += time.monotonic() - began

@@ -34,6 +34,10 @@ LARGEST_ANSWERS_BYTES: Final = 64 * 1024 * 1024
 IDLE_CONNECTION_S: Final = 4
 
 
+class TooOften(Refused):
+    """The server wants longer to be waited than a story can."""
+
+
 class NoAnswer(Failed):
     """The server gave no answer to a request, or what is no HTTP."""
 
@@ -63,6 +67,18 @@ class Answer:
         except (ValueError, AttributeError, RecursionError):
             return None
         return found if isinstance(found, str) else None
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """How long to wait before the request may be made again, if it was made too often; at least a little."""
+        if self.status != 429:
+            return None
+        try:
+            found = json.loads(self.body)
+            told = found["retry_after_ms"] / 1000 if "retry_after_ms" in found else float(self.headers["retry-after"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+        return told + 0.01 if 0 <= told < float("inf") else None
 
     def good(self) -> dict[str, Any]:
         """Return the JSON object of a success; Refused or Failed otherwise."""

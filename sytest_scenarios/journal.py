@@ -5,6 +5,7 @@ Bounded: of a long story the beginning and the end are kept, and of a long body 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,12 @@ class Journal:
     last: deque[Step | Exchange] = field(default_factory=lambda: deque(maxlen=KEPT_AT_EACH_END))
     left_out: int = 0
     under_way: list[Exchange] = field(default_factory=list)
+    waited_s: float = 0
+    """How long it was waited because the server wants fewer requests: no time limit counts that."""
+
+    def patience_ends(self, within_s: float) -> float:
+        """Return when something has to be there, on the monotonic clock; `waited_s` of then has to be added."""
+        return time.monotonic() + within_s - self.waited_s
 
     def add(self, entry: Step | Exchange) -> None:
         """Note what happens."""

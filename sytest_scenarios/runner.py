@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
@@ -30,7 +30,7 @@ from .clock import REACTOR
 from .expect import Failed, Skipped
 from .hiding import hide
 from .host import Host
-from .http import NoAnswer
+from .http import NoAnswer, TooOften
 from .journal import Exchange, Journal
 from .launching import CannotStart
 from .scene import Scene
@@ -222,10 +222,10 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
             await _within(making, journal, PREPARING_LIMIT_S * settings.time_factor, "the accounts to be made")
             began = time.monotonic()
             await _within(story.tell(scene), journal, story.time_limit_s * settings.time_factor, "the story to end")
-    except Skipped as skip:
+    except (Skipped, TooOften) as skip:
         if not not_yet:
-            return Result(story, Outcome.SKIPPED, str(skip), time.monotonic() - began)
-        sentence = str(skip)
+            return Result(story, Outcome.SKIPPED, hide(_reason(skip)), time.monotonic() - began)
+        sentence = _reason(skip)
     except Failed as failure:
         sentence, where = str(failure), _line_of(failure, story)
         unanswered = isinstance(failure, NoAnswer)
@@ -245,6 +245,12 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
         said = f"{story.unlike[world.implementation]}: {sentence}"
         return Result(story, Outcome.DIFFERS, said, took_s, journal, where, unanswered)
     return Result(story, Outcome.FAILED, sentence, took_s, journal, where, unanswered)
+
+
+def _reason(skip: Skipped | TooOften) -> str:
+    if isinstance(skip, TooOften):
+        return f"the server's rate limits are too tight to tell it: {skip}"
+    return str(skip)
 
 
 async def _missing(story: Story, hosts: Sequence[Host]) -> str | None:
@@ -274,7 +280,16 @@ async def _within(doing: Awaitable[None], journal: Journal, limit_s: float, expe
     stands: list[str] = []
     asked: list[Exchange] = []
 
+    counted_s = journal.waited_s
+    timer: Any = None
+
     def late() -> None:
+        nonlocal counted_s, timer
+        waited_s, counted_s = journal.waited_s - counted_s, journal.waited_s
+        if waited_s > 0:
+            # For other things than the server's own wish.
+            timer = REACTOR.callLater(waited_s, late)
+            return
         stands.append(journal.where())
         asked.extend(journal.under_way)
         telling.cancel()

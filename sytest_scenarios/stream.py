@@ -24,9 +24,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.ssl import optionsForClientTLS
 
+from .actors import LONGEST_RATE_LIMIT_OF_OTHERS_S, sleep
 from .clock import REACTOR
 from .expect import Failed, Refused, shown
-from .http import said_of, url_of
+from .http import TooOften, said_of, url_of
 from .journal import Exchange, Step, cut
 from .view import View
 
@@ -101,7 +102,23 @@ class Stream:
         exchange.status = 101
 
     async def request(self, method: str, **params: Any) -> dict[str, Any]:
-        """Make a request and return its result; Refused if it is refused."""
+        """Make a request and return its result; Refused if it is refused. Limits of others are waited out."""
+        host, journal = self.user.server.host, self.user.server.journal
+        while True:
+            try:
+                return await self._request(method, params)
+            except Refused as refusal:
+                wait_ms = (refusal.body or {}).get("retry_after_ms")
+                if host.process is not None or refusal.errcode != "M_LIMIT_EXCEEDED" or not isinstance(wait_ms, int):
+                    raise
+                if not 0 <= wait_ms <= LONGEST_RATE_LIMIT_OF_OTHERS_S * 1000:
+                    raise TooOften(
+                        refusal.expected, refusal.came, status=0, errcode=refusal.errcode, body=refusal.body
+                    ) from None
+                journal.waited_s += wait_ms / 1000
+                await sleep(wait_ms / 1000 + 0.01)
+
+    async def _request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self._last += 1
         name = f"{self._last}.{time.time_ns()}"
         message = {"id": name, "method": method, "params": params}
@@ -140,8 +157,9 @@ class Stream:
 
     async def until(self, expected: str, look: Callable[[View], T], *, within_s: float = WAIT_S) -> T:
         """Wait until `look` finds in the view what is wanted (a true value), and return that."""
-        self.user.server.journal.add(Step(f"{self.user.name} waits on the stream for {expected}", time.time()))
-        deadline = time.monotonic() + within_s
+        journal = self.user.server.journal
+        journal.add(Step(f"{self.user.name} waits on the stream for {expected}", time.time()))
+        deadline = journal.patience_ends(within_s)
         while True:
             try:
                 found = look(self.view)
@@ -149,15 +167,16 @@ class Stream:
                 found = None
             if found:
                 return found
-            if not await self._news(deadline - time.monotonic()):
+            if not await self._news(deadline + journal.waited_s - time.monotonic()):
                 came = self.view.sight() if self._closed is None else f"a close with {self._closed}"
                 raise Failed(f"{expected} (on the stream of {self.user.name}, within {within_s:g} s)", came)
 
     async def closing(self, *, within_s: float = WAIT_S) -> tuple[int | None, str]:
         """Wait until the server closes, and return the code and the reason."""
-        deadline = time.monotonic() + within_s
+        journal = self.user.server.journal
+        deadline = journal.patience_ends(within_s)
         while self._closed is None:
-            if not await self._news(deadline - time.monotonic()) and self._closed is None:
+            if not await self._news(deadline + journal.waited_s - time.monotonic()) and self._closed is None:
                 raise Failed(f"the server to close the stream within {within_s:g} s", self.view.sight())
         return self._closed
 
