@@ -161,7 +161,7 @@ async def private(scene: Scene) -> None:
 
 @story(
     "Alice kicks and then bans Bob of another server: he hears nothing, and stays outside until she lifts the ban",
-    shows="client-server API, 'Banning users in a room'; rooms, 'Authorization rules'",
+    shows="client-server API, 'Banning users in a room'; room version 12, 'Authorisation rules'",
     needs=users(2) + FEDERATION,
 )
 async def kicked_and_banned(scene: Scene) -> None:
