@@ -1,4 +1,4 @@
-"""Messages that are said later."""
+"""Messages that are said later; and what only Sennit promises."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ async def _delayed_events(host: Host) -> str | None:
     if part(await user.get("/capabilities"), "capabilities", "org.matrix.msc4140.delayed_events"):
         return None
     return "the server knows no delayed events (org.matrix.msc4140 is neither in /versions nor in /capabilities)"
+
+
+@probe("promises of Sennit")
+async def _promises_of_sennit(host: Host) -> str | None:
+    """What its makers promise, and the specification does not ask for."""
+    return None if host.implementation in ("", "sennit") else "a promise of Sennit's, which no other server has to keep"

@@ -8,7 +8,7 @@ from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.pictures import measure, png
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import OWN_SERVER, servers, setting, story, users
+from sytest_scenarios.story import OWN_SERVER, feature, servers, setting, story, users
 
 DOWNLOAD = "/_matrix/client/v1/media/download"
 

@@ -110,7 +110,7 @@ async def over_a_restart(scene: Scene) -> None:
 @story(
     "A server that knows nothing of delays does not say at once what was to be said later",
     shows="a parameter that changes what a request means is obeyed or refused (MSC4140)",
-    needs=users(1),
+    needs=users(1) + feature("promises of Sennit"),
 )
 async def not_at_once(scene: Scene) -> None:
     (alice,) = scene.users
