@@ -168,11 +168,8 @@ async def goes_on(scene: Scene) -> None:
 @story(
     "The same file is uploaded twenty times by two people, and takes the room of one on the disk",
     shows="the same bytes are stored once",
-    needs=users(2) + OWN_SERVER,
+    needs=users(2) + OWN_SERVER + feature("promises of Sennit"),
     expected_to_fail="the same bytes stored once",
-    unlike={
-        "synapse": "stores each upload; that the same bytes are stored once is a promise of Sennit's, not the spec's"
-    },
     time_limit_s=60,
 )
 async def stored_once(scene: Scene) -> None:
