@@ -47,10 +47,10 @@ async def slow(scene: Scene) -> None:
 @story(
     "A header of a megabyte, and ten thousand headers, are refused or cut off; Bob is served",
     shows="client-server API, 'Common error codes' (M_TOO_LARGE)",
-    needs=users(1),
+    needs=users(2),
 )
 async def large_headers(scene: Scene) -> None:
-    [bob] = scene.users
+    bob = scene.users[1]
     token = f"Authorization: Bearer {bob.token}"
     whoami = "/_matrix/client/v3/account/whoami"
     for headers in ([f"X-Large: {'x' * 2**20}"], [f"X-Many-{number}: x" for number in range(10_000)]):
@@ -137,10 +137,10 @@ async def halves(scene: Scene) -> None:
 @story(
     "What is no HTTP, or of another kind, gets no more than a refusal; Bob is served",
     shows="RFC 9112, 'Request Line'",
-    needs=users(1),
+    needs=users(2),
 )
 async def no_http(scene: Scene) -> None:
-    [bob] = scene.users
+    bob = scene.users[1]
     lines = {
         "bytes": bytes(range(256)) * 4 + b"\r\n\r\n",
         "a greeting of TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 100 + b"\r\n\r\n",

@@ -64,10 +64,11 @@ async def limits(scene: Scene) -> None:
 @story(
     "SQL is nothing but text, wherever Eve writes it",
     shows="promise: the injection of SQL is tried and harmless",
-    needs=users(3),
+    needs=users(2),
 )
 async def sql(scene: Scene) -> None:
-    alice, bob, eve = scene.users
+    alice, bob = scene.users
+    eve = await scene.new_user("Eve")
     room = await alice.create_room_with(bob, eve)
     await eve.set_profile("displayname", SQL)
     check_equal(SQL, (await bob.profile(eve)).get("displayname"), "Eve's name")
@@ -106,15 +107,16 @@ async def sql(scene: Scene) -> None:
 @story(
     "Eve floods a room with state; what Alice says in another room reaches Bob meanwhile, and the state is whole",
     shows="promise: who floods a room holds up nobody else",
-    needs=users(3),
+    needs=users(2),
     time_limit_s=60,
 )
 async def flood(scene: Scene) -> None:
-    alice, bob, eve = scene.users
+    alice, bob = scene.users
+    eve = await scene.new_user("Eve")
     quiet = await alice.create_room_with(bob)
     await bob.catch_up()
     own = await eve.create_room(preset="private_chat")
-    count = int(150 * scene.scale)
+    count = int(60 * scene.scale)
 
     async def some(first: int) -> None:
         for number in range(first, count, 5):
