@@ -105,7 +105,7 @@ class _Notify(Resource):
     isLeaf = True
 
     def __init__(self, gateway: PushGateway) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._gateway = gateway
 
     def render(self, request: Any) -> bytes:

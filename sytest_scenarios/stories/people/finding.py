@@ -1,5 +1,7 @@
 """Finding people: by name or ID, those whom one may see."""
 
+import secrets
+
 from sytest_scenarios.actors import JsonObject, User, objects
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
@@ -24,9 +26,9 @@ async def finds(user: User, term: str, *wanted: User) -> list[JsonObject]:
     )
 
 
-def word(scene: Scene) -> str:
-    """Return a name that nobody else has."""
-    return "".join(scene.random.choice("bcdfghjklmnpqrstvwxz") for _ in range(14))
+def word() -> str:
+    """Return a name that nobody else has, in no other run either."""
+    return "".join(secrets.choice("bcdfghjklmnpqrstvwxz") for _ in range(14))
 
 
 @story(
@@ -37,7 +39,7 @@ def word(scene: Scene) -> str:
 )
 async def by_name_and_id(scene: Scene) -> None:
     _alice, bob, carol = scene.users
-    name = word(scene)
+    name = word()
     await carol.set_profile("displayname", f"Carol {name.capitalize()}")
     await carol.create_room_with(bob, preset="private_chat")
     for term in (name, name.upper(), f"carol {name}", carol.user_id, carol.localpart):
@@ -53,7 +55,7 @@ async def by_name_and_id(scene: Scene) -> None:
 )
 async def in_public_rooms(scene: Scene) -> None:
     alice, bob, carol = scene.users
-    name = word(scene)
+    name = word()
     await carol.set_profile("displayname", name)
     private = await carol.create_room_with(bob, preset="private_chat")
     await finds(bob, name, carol)
@@ -70,7 +72,7 @@ async def in_public_rooms(scene: Scene) -> None:
 )
 async def after_leaving(scene: Scene) -> None:
     alice, bob, carol = scene.users
-    name = word(scene)
+    name = word()
     await carol.set_profile("displayname", name)
     room = await alice.create_room_with(bob, carol, preset="private_chat")
     await finds(bob, name, carol)
@@ -85,7 +87,7 @@ async def after_leaving(scene: Scene) -> None:
 )
 async def renamed(scene: Scene) -> None:
     _alice, bob, carol = scene.users
-    old, new = word(scene), word(scene)
+    old, new = word(), word()
     await carol.set_profile("displayname", old)
     await carol.create_room_with(bob, preset="private_chat")
     await finds(bob, old, carol)
@@ -101,7 +103,7 @@ async def renamed(scene: Scene) -> None:
 )
 async def limited(scene: Scene) -> None:
     alice, *others = scene.users
-    name = word(scene)
+    name = word()
     for each in others:
         await each.set_profile("displayname", f"{name} {each.name}")
     await alice.create_room_with(*others, preset="private_chat")
@@ -120,7 +122,7 @@ async def limited(scene: Scene) -> None:
 )
 async def no_injection(scene: Scene) -> None:
     _alice, bob, carol = scene.users
-    name = word(scene)
+    name = word()
     await carol.set_profile("displayname", name)
     await carol.create_room_with(bob, preset="private_chat")
     await finds(bob, name, carol)
