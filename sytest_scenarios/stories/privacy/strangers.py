@@ -8,7 +8,7 @@ from sytest_scenarios.http import Answer
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import ADMIN_SECRET, setting, story, users
 
-RULE = "docs/scenarios.md: user identifiers are not exposed where they are not needed"
+RULE = "homeserver/rooms/access.py: what does not exist is refused in the same words as what may not be read"
 
 
 @story(
@@ -39,7 +39,7 @@ async def private_room(scene: Scene) -> None:
 
 @story(
     "Eve cannot tell a private room from one that does not exist",
-    shows=f"{RULE}: the same bytes for both",
+    shows=RULE,
     needs=users(2),
     unlike={
         "synapse": "answers 400 to a summary of a room that is not there, and 404 of one that is; the spec,"

@@ -119,7 +119,7 @@ async def five_devices(scene: Scene) -> None:
 
 @story(
     "Alice logs out everywhere, and Bob stays",
-    shows="client-server API, 'Logout': POST /logout/all",
+    shows="client-server API, 'Login': POST /logout/all",
     needs=users(2) + feature("password login"),
 )
 async def everywhere(scene: Scene) -> None:

@@ -96,7 +96,6 @@ async def by_another_device(scene: Scene) -> None:
 @story(
     "A client finds out how to log in by OAuth, and makes itself known",
     shows="client-server API, 'Server metadata discovery', 'Dynamic client registration flow'",
-    needs=users(0),
     expected_to_fail="OAuth 2.0 API (v1.15+)",
 )
 async def by_oauth(scene: Scene) -> None:
