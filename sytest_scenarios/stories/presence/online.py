@@ -6,7 +6,7 @@ from sytest_scenarios.actors import JsonObject, User
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import story, users
+from sytest_scenarios.story import setting, story, users
 
 
 async def says(user: User, presence: str, message: str | None = None) -> None:
@@ -146,3 +146,18 @@ async def not_for_others(scene: Scene) -> None:
         await bob.put(path_of("presence", bob.user_id, "status"), {"presence": "online", "status_msg": 5})
     found = await presence(eve, bob)
     check_equal(("online", "all mine"), (found.get("presence"), found.get("status_msg")), "Bob's presence")
+
+
+@story(
+    "Bob's client is heard of no more: Alice is told that he is offline, though he did not say so",
+    shows="client-server API, 'Presence': offline, not connected to an event stream",
+    needs=users(2) + setting("away in a second"),
+)
+async def gone_without_a_word(scene: Scene) -> None:
+    alice, bob = scene.users
+    await alice.create_room_with(bob)
+    await bob.sync()
+    await alice.until("Bob to be online", lambda view: view.presence[bob.user_id]["presence"] == "online")
+    await alice.until("Bob to be offline", lambda view: view.presence[bob.user_id]["presence"] == "offline")
+    await bob.sync()
+    await alice.until("Bob to be online again", lambda view: view.presence[bob.user_id]["presence"] == "online")

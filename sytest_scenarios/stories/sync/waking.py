@@ -125,3 +125,21 @@ async def not_by_the_unwanted(scene: Scene) -> None:
 
     await together(sleeps(), speaks())
     check("psst" not in bob.view.room(room).texts, "no word of what was filtered out", came=bob.view.room(room).texts)
+
+
+@story(
+    "Bob's phone, which waits, is told at once of the room that he joins at his desk, with what was said there",
+    shows="client-server API, 'Syncing': rooms.join",
+    needs=users(2) + feature("password login"),
+    time_limit_s=20,
+)
+async def by_join(scene: Scene) -> None:
+    alice, bob = scene.users
+    room = await alice.create_room(preset="public_chat", name="New here")
+    await alice.say(room, "Hello, whoever comes")
+    phone = await bob.log_in("Bob's phone")
+    await phone.catch_up()
+    await together(woken(phone, lambda view: room.id in view.joined), bob.join(room))
+    seen = phone.view.room(room)
+    check_equal("New here", seen.content("m.room.name").get("name"), "the name of the room")
+    check("Hello, whoever comes" in seen.texts, "what was said before", came=seen.texts)
