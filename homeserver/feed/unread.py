@@ -228,6 +228,8 @@ class Unread:
         unseen = await self._unseen(user, place, events)
         notices: list[_Notice] = []
         redacted: set[int] = set()
+        # thread -> the last that the user has sent there.
+        sent: dict[str, int] = {}
         facts: RoomFacts | None = None
         group: int | None = None
         for stored in events:
@@ -237,6 +239,10 @@ class Unread:
                 target = await self._store.events.get_by_id(place.room_nid, target_id) if target_id else None
                 if target is not None and target.redacted_by is not None:
                     redacted.add(target.position or 0)
+            if sender == ruleset.user_id and not stored.event.is_state and not stored.flags & HIDDEN:
+                # Spec: "Marking notifications as read": "either by using the API or by sending an event". State is
+                # not counted as such: a new name is told in all rooms, whether they are looked at or not.
+                sent[self._thread_of(stored.event)] = stored.position or 0
             if sender == ruleset.user_id or stored.flags & HIDDEN or stored.redacted_by or sender in ignored:
                 continue
             if stored.nid in unseen:
@@ -251,8 +257,10 @@ class Unread:
             notices.append(_Notice(stored.position or 0, self._thread_of(stored.event), actions.highlight))
         # All at once, at the end: a request that goes away leaves nothing half counted.
         read = unread.read
-        if redacted:
-            unread.keep([notice for notice in unread.notices if notice.position not in redacted])
+        for thread, position in sent.items():
+            read[thread] = max(read.get(thread, 0), position)
+        if redacted or any(notice.thread in sent for notice in unread.notices):
+            unread.keep([each for each in unread.notices if each.position not in redacted and each.thread not in sent])
             unread.changed = max(unread.changed, upto)
         for notice in notices:
             if notice.position not in redacted and notice.position > max(read.get("", 0), read.get(notice.thread, 0)):

@@ -171,10 +171,13 @@ class Story:
                     assert stored is not None
                     read = max(read, stored.position or 0)
         page = await self.server.timeline.page(place.room_nid, start=read, limit=10_000, backwards=False)
+        for stored in page:
+            if stored.event.sender == person.user_id and not stored.event.is_state:
+                read = max(read, stored.position or 0)
         seen = await see(self.server.store, Reader(person.user_id, person.user_nid, place.since), page)
         return sum(
             each.stored.event.type == "m.room.message"
-            and each.stored.event.sender != person.user_id
+            and (each.stored.position or 0) > read
             and each.stored.redacted_by is None
             for each in seen
         )
