@@ -545,8 +545,9 @@ async def unhurried(host: Host, journal: Journal, asking: Callable[[], Awaitable
                 return answer
             came = f"429, and {wait_s:.0f} s to wait"
             raise TooOften(f"{answer.request} to succeed", came, status=429, errcode=answer.errcode, body=answer.json)
-        journal.waited_s += wait_s
-        await sleep(wait_s)
+        journal.limited -= 1
+        with journal.wait():
+            await sleep(wait_s)
 
 
 async def sleep(seconds: float) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
@@ -180,21 +179,21 @@ class Host:
     async def _by_secret(
         self, server: Server, name: str, localpart: str, password: str, *, admin: bool
     ) -> dict[str, Any]:
-        nonce = text((await server.request("GET", SHARED_SECRET_PATH, who=name)).good(), "nonce")
+        nonce = text((await _patiently(server, "GET", SHARED_SECRET_PATH, None, name)).good(), "nonce")
         assert self.admin_secret is not None
         said = "\0".join((nonce, localpart, password, "admin" if admin else "notadmin"))
         mac = hmac.new(self.admin_secret.encode(), said.encode(), hashlib.sha1).hexdigest()
         body = {"nonce": nonce, "username": localpart, "password": password, "admin": admin, "mac": mac}
-        return (await _patiently(server, SHARED_SECRET_PATH, body, name)).good()
+        return (await _patiently(server, "POST", SHARED_SECRET_PATH, body, name)).good()
 
     async def _by_registration(self, server: Server, name: str, localpart: str, password: str) -> dict[str, Any]:
         body: dict[str, Any] = {"username": localpart, "password": password, "auth": {"type": "m.login.dummy"}}
-        answer = await _patiently(server, "/register", body, name)
+        answer = await _patiently(server, "POST", "/register", body, name)
         for _ in range(4):
             if answer.status != 401:
                 break
             body["auth"] = self._next_stage(answer)
-            answer = await _patiently(server, "/register", body, name)
+            answer = await _patiently(server, "POST", "/register", body, name)
         return answer.good()
 
     def _next_stage(self, answer: Answer) -> dict[str, Any]:
@@ -215,21 +214,22 @@ class Host:
         )
 
 
-async def _patiently(server: Server, path: str, body: Any, name: str) -> Answer:
-    """POST, and wait where the server wants fewer accounts a second."""
-    answer = await server.request("POST", path, body, who=name)
+async def _patiently(server: Server, method: str, path: str, body: Any, name: str) -> Answer:
+    """Ask, and wait where the server wants fewer accounts a second."""
+    answer = await server.request(method, path, body, who=name)
     if answer.status != 429:
         return answer
-    began = time.monotonic()
-    # One story at a time waits, in the order in which they came.
-    await server.host.waiting.acquire()
-    try:
-        while True:
-            answer = await server.request("POST", path, body, who=name)
-            wait_s = answer.retry_after_s
-            if wait_s is None or wait_s > LONGEST_ACCOUNT_LIMIT_S:
-                return answer
-            await sleep(wait_s)
-    finally:
-        server.host.waiting.release()
-        server.journal.waited_s += time.monotonic() - began
+    server.journal.limited -= 1
+    with server.journal.wait():
+        # One story at a time waits, in the order in which they came.
+        await server.host.waiting.acquire()
+        try:
+            while True:
+                answer = await server.request(method, path, body, who=name)
+                wait_s = answer.retry_after_s
+                if wait_s is None or wait_s > LONGEST_ACCOUNT_LIMIT_S:
+                    return answer
+                server.journal.limited -= 1
+                await sleep(wait_s)
+        finally:
+            server.host.waiting.release()

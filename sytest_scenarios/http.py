@@ -148,6 +148,7 @@ class Web:
             exchange.trouble = f"nothing whole within {limit:g} s" if late else said_of(trouble)
         else:
             exchange.status, exchange.answered = answer.status, cut(answer.body)
+            journal.limited += answer.status == 429
             return answer
         finally:
             exchange.took_s = time.monotonic() - began

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,10 +64,25 @@ class Journal:
     under_way: list[Exchange] = field(default_factory=list)
     waited_s: float = 0
     """How long it was waited because the server wants fewer requests: no time limit counts that."""
+    limited: int = 0
+    """How many requests were refused for their rate, and not made again."""
+    waiting: int = 0
+    """How many wait for that now."""
 
     def patience_ends(self, within_s: float) -> float:
         """Return when something has to be there, on the monotonic clock; `waited_s` of then has to be added."""
         return time.monotonic() + within_s - self.waited_s
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """What is done inside is waiting because the server has refused a request for its rate."""
+        began = time.monotonic()
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.waited_s += time.monotonic() - began
 
     def add(self, entry: Step | Exchange) -> None:
         """Note what happens."""

@@ -40,6 +40,9 @@ from .world import World
 JOBS: Final = 8
 # Only a server that wants few accounts a second takes that long: each answer is waited for a shorter time.
 PREPARING_LIMIT_S: Final = 900.0
+# So often it is looked whether a story still waits because the server wants fewer requests.
+WAITING_LOOK_S: Final = 0.5
+TIGHT: Final = "the server's rate limits are too tight to tell it"
 # So many failures in a row are a reason to look at the server.
 SUSPICIOUS: Final = 5
 # So many stories in a row that got no answer are enough; but never fewer than twice those told at once.
@@ -57,7 +60,7 @@ class Outcome(enum.Enum):
     NOT_YET = "not yet"
     """It failed as expected: the feature is not there yet."""
     UNEXPECTED = "passed unexpectedly"
-    """It passed though the feature is said not to be there yet."""
+    """It passed though the feature is said not to be there yet, or the implementation to differ."""
     DIFFERS = "differs"
     """It failed where this implementation is known to differ."""
     NOT_TOLD = "not told"
@@ -205,11 +208,12 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
     """Tell one story."""
     began = time.monotonic()
     journal = Journal()
-    sentence, where, unanswered = "", "", False
+    sentence, where, unanswered, started = "", "", False, True
     # What Sennit has not yet is no reason to judge others otherwise.
     not_yet = story.expected_to_fail if world.implementation in ("", "sennit") else None
     try:
         async with world.hosts_for(story.needs) as hosts:
+            started = hosts[0].process is not None
             for reason in [each for each in [await _missing(story, hosts)] if each]:
                 raise Skipped(reason)
             scene = Scene(
@@ -237,8 +241,15 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
     took_s = time.monotonic() - began
     sentence, where = hide(sentence), hide(where)
     if not sentence:
-        outcome = Outcome.UNEXPECTED if not_yet else Outcome.PASSED
-        return Result(story, outcome, f"{not_yet} is there" if not_yet else "", took_s)
+        outdated = [f"{not_yet} is there"] if not_yet else []
+        if world.implementation in story.unlike:
+            outdated.append(f"said to differ ({story.unlike[world.implementation]}), and does not")
+        outcome = Outcome.UNEXPECTED if outdated else Outcome.PASSED
+        return Result(story, outcome, "; ".join(outdated), took_s)
+    if journal.limited and not started:
+        return Result(
+            story, Outcome.SKIPPED, f"{TIGHT}: a request was refused for its rate, and then {sentence}", took_s
+        )
     if not_yet:
         return Result(story, Outcome.NOT_YET, f"{not_yet}: {sentence}", took_s, journal, where, unanswered)
     if world.implementation in story.unlike:
@@ -249,7 +260,7 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
 
 def _reason(skip: Skipped | TooOften) -> str:
     if isinstance(skip, TooOften):
-        return f"the server's rate limits are too tight to tell it: {skip}"
+        return f"{TIGHT}: {skip}"
     return str(skip)
 
 
@@ -285,6 +296,9 @@ async def _within(doing: Awaitable[None], journal: Journal, limit_s: float, expe
 
     def late() -> None:
         nonlocal counted_s, timer
+        if journal.waiting:
+            timer = REACTOR.callLater(WAITING_LOOK_S, late)
+            return
         waited_s, counted_s = journal.waited_s - counted_s, journal.waited_s
         if waited_s > 0:
             # For other things than the server's own wish.

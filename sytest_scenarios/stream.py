@@ -115,8 +115,8 @@ class Stream:
                     raise TooOften(
                         refusal.expected, refusal.came, status=0, errcode=refusal.errcode, body=refusal.body
                     ) from None
-                journal.waited_s += wait_ms / 1000
-                await sleep(wait_ms / 1000 + 0.01)
+                with journal.wait():
+                    await sleep(wait_ms / 1000 + 0.01)
 
     async def _request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self._last += 1

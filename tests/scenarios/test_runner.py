@@ -253,6 +253,8 @@ async def test_a_story_that_does_not_mind_being_cancelled_is_left_behind() -> No
         pytest.param(_story(_fails, expected_to_fail="expiry"), Outcome.NOT_YET, id="fails as expected"),
         pytest.param(_story(_passes, expected_to_fail="expiry"), Outcome.UNEXPECTED, id="passes unexpectedly"),
         pytest.param(_story(_fails, unlike={"sennit": "the spec lets it"}), Outcome.DIFFERS, id="known to differ"),
+        pytest.param(_story(_passes, unlike={"sennit": "the spec lets it"}), Outcome.UNEXPECTED, id="differs no more"),
+        pytest.param(_story(_passes, unlike={"elsewhere": "the spec lets it"}), Outcome.PASSED, id="passes here"),
         pytest.param(_story(_fails, unlike={"elsewhere": "the spec lets it"}), Outcome.FAILED, id="another differs"),
         pytest.param(_story(lambda scene: scene.skip("why")), Outcome.SKIPPED, id="skips itself"),
         pytest.param(_story(_passes, needs=Needs(admin_secret=True)), Outcome.SKIPPED, id="lacks the secret"),

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 
 from sytest_scenarios.actors import Server, User
-from sytest_scenarios.expect import Failed
+from sytest_scenarios.expect import Failed, check_equal
 from sytest_scenarios.host import Host
 from sytest_scenarios.http import Answer, Web
 from sytest_scenarios.journal import Journal
@@ -68,6 +68,19 @@ async def test_a_limit_that_takes_minutes_skips_the_story() -> None:
         await world.close()
     assert Outcome.SKIPPED is result.outcome
     assert "the server's rate limits are too tight" in result.sentence and "333 s to wait" in result.sentence
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_story_that_fails_for_a_limit_that_it_does_not_wait_out_is_skipped() -> None:
+    async def asks(scene: Scene) -> None:
+        check_equal(200, (await scene.users[0].request("GET", "/account/whoami")).status, "the status")
+
+    with wrong_server(_limited(10, 1)) as url:
+        world = UrlWorld([url], web=Web())
+        result = await tell(Story("A story", asks, "area", "area/m.s", "the spec", users(1)), world, Settings())
+        await world.close()
+    assert Outcome.SKIPPED is result.outcome
+    assert "refused for its rate, and then expected the status to be 200; got 429" in result.sentence
 
 
 @pytest.mark.parametrize(
