@@ -116,7 +116,7 @@ async def sessions_are_nobody_elses(scene: Scene) -> None:
 
 @story(
     "Alice asks which rooms she shares with Bob, and learns of no other room of his",
-    shows="client-server API, 'Mutual rooms': GET /_matrix/client/v1/mutual_rooms",
+    shows="client-server API, 'Mutual Rooms': GET /_matrix/client/v1/mutual_rooms",
     needs=users(3) + feature("shared rooms"),
 )
 async def shared_rooms(scene: Scene) -> None:
