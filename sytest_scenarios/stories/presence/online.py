@@ -2,7 +2,7 @@
 
 import json
 
-from sytest_scenarios.actors import JsonObject, User
+from sytest_scenarios.actors import JsonObject, User, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
@@ -156,8 +156,18 @@ async def not_for_others(scene: Scene) -> None:
 async def gone_without_a_word(scene: Scene) -> None:
     alice, bob = scene.users
     await alice.create_room_with(bob)
-    await bob.sync()
-    await alice.until("Bob to be online", lambda view: view.presence[bob.user_id]["presence"] == "online")
+    seen = False
+
+    async def stays() -> None:
+        while not seen:
+            await bob.catch_up(wait_ms=300)
+
+    async def looks() -> None:
+        nonlocal seen
+        try:
+            await alice.until("Bob to be online", lambda view: view.presence[bob.user_id]["presence"] == "online")
+        finally:
+            seen = True
+
+    await together(stays(), looks())
     await alice.until("Bob to be offline", lambda view: view.presence[bob.user_id]["presence"] == "offline")
-    await bob.sync()
-    await alice.until("Bob to be online again", lambda view: view.presence[bob.user_id]["presence"] == "online")
