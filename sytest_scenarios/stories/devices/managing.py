@@ -30,7 +30,7 @@ async def named(scene: Scene) -> None:
 
 @story(
     "Alice removes two lost devices at once, with her password, and they are out",
-    shows="client-server API, 'Device Management': POST /delete_devices; 'User-interactive authentication'",
+    shows="client-server API, 'Device Management': POST /delete_devices; 'User-Interactive Authentication API'",
     needs=users(1) + feature("password login"),
 )
 async def removed_in_bulk(scene: Scene) -> None:

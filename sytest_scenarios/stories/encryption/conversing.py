@@ -43,7 +43,7 @@ async def understood(scene: Scene) -> None:
 
 @story(
     "An encrypted message is carried as it is, and counts as unread",
-    shows="client-server API, 'm.room.encrypted'; 'Predefined Rules': .m.rule.encrypted_room_one_to_one",
+    shows="client-server API, 'End-to-End Encryption': m.room.encrypted; 'Predefined Rules': .m.rule.encrypted_room_one_to_one",
     needs=users(2),
 )
 async def carried(scene: Scene) -> None:
@@ -68,7 +68,7 @@ async def carried(scene: Scene) -> None:
 
 @story(
     "Bob, a member like others, can neither turn encryption on nor change how the room is encrypted",
-    shows="client-server API, 'm.room.encryption'; 'Events': state_default of m.room.power_levels",
+    shows="client-server API, 'End-to-End Encryption': m.room.encryption; server-server API, 'Authorisation rules'",
     needs=users(2),
 )
 async def not_by_everybody(scene: Scene) -> None:

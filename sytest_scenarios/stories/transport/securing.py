@@ -104,7 +104,7 @@ async def verified(scene: Scene) -> None:
 
 @story(
     "TLS 1.0 and 1.1 are refused, TLS 1.2 is not",
-    shows="RFC 8996, 'Deprecating TLS 1.0 and TLS 1.1'",
+    shows="RFC 8996, 'Do Not Use TLS 1.0', 'Do Not Use TLS 1.1'",
     needs=users(1) + TLS,
 )
 async def old_versions(scene: Scene) -> None:
