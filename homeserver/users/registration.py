@@ -89,13 +89,14 @@ class Registration:
             user_id = UserID.of(localpart, self._server_name)
         except BadIdentifier as fault:
             raise InvalidUsername(fault.message) from fault
+        # Spec: application service API, "Server admin style permissions"; whatever else is against it.
+        if self._is_exclusive(user_id):
+            raise Exclusive("This user name is reserved by an application service")
         # COMPAT(synapse): names beginning with an underscore are left to bridges, numbers to guests.
         if localpart.startswith("_"):
             raise InvalidUsername("A user name may not begin with _")
         if localpart.isdigit():
             raise InvalidUsername("Numeric user names are reserved for guests")
-        if self._is_exclusive(user_id):
-            raise Exclusive("This user name is reserved by an application service")
         return user_id
 
     async def check_available(self, username: str) -> UserID:

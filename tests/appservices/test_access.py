@@ -50,6 +50,16 @@ async def test_service_makes_users_in_its_namespace_only(bridged: Bridged) -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_name_with_an_underscore_is_refused_as_whose_it_is(bridged: Bridged) -> None:
+    """Spec: application service API, "Server admin style permissions"."""
+    await bridged.start()
+    for name, errcode in (("_bridge_eve", "M_EXCLUSIVE"), ("_eve", "M_INVALID_USERNAME")):
+        body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+        status, answer = await bridged.call("POST", "register", body)
+        assert (400, errcode) == (status, answer["errcode"])
+
+
+@pytest_twisted.ensureDeferred
 async def test_exclusive_names_are_refused_to_people(bridged: Bridged) -> None:
     namespaces = {
         "users": [{"exclusive": True, "regex": "@bridge-.*"}, {"exclusive": False, "regex": "@open-.*"}],
