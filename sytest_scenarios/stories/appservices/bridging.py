@@ -110,6 +110,23 @@ async def exclusive(scene: Scene) -> None:
 
 
 @story(
+    "Eve, who wants a name that begins as those of the bridge do, with an underscore, is told whose it is",
+    shows="application service API, 'Server admin style permissions': M_EXCLUSIVE; 'Registration': an underscore",
+    needs=BRIDGE + feature("open registration"),
+    unlike={
+        "synapse": "answers M_INVALID_USERNAME; the spec, 'Server admin style permissions': who 'attempt to create "
+        "users inside an application service-defined namespace will receive the same M_EXCLUSIVE error code'"
+    },
+)
+async def underscore(scene: Scene) -> None:
+    body = {"username": f"{PREFIX}eve", "password": "correct horse battery", "auth": {"type": "m.login.dummy"}}
+    answer = await scene.server.request("POST", "/register", body, who="Eve")
+    check_equal((400, "M_EXCLUSIVE"), (answer.status, answer.errcode), "the answer to Eve")
+    asked = await scene.server.request("GET", "/register/available", who="Eve", query={"username": f"{PREFIX}eve"})
+    check_equal((400, "M_EXCLUSIVE"), (asked.status, asked.errcode), "the answer to Eve, who asks whether it is free")
+
+
+@story(
     "Alice goes to an alias of the bridge that does not exist yet; the bridge is asked, makes the room, and she is in",
     shows="application service API, 'Querying'",
     needs=users(1) + BRIDGE,

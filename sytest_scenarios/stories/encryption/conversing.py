@@ -43,7 +43,7 @@ async def understood(scene: Scene) -> None:
 
 @story(
     "An encrypted message is carried as it is, and counts as unread",
-    shows="client-server API, 'End-to-End Encryption': m.room.encrypted; 'Predefined Rules': .m.rule.encrypted_room_one_to_one",
+    shows="client-server API, 'End-to-End Encryption'; 'Predefined Rules': .m.rule.encrypted_room_one_to_one",
     needs=users(2),
 )
 async def carried(scene: Scene) -> None:
