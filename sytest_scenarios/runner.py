@@ -225,7 +225,12 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
             making = _make_users(story, scene)
             await _within(making, journal, PREPARING_LIMIT_S * settings.time_factor, "the accounts to be made")
             began = time.monotonic()
-            await _within(story.tell(scene), journal, story.time_limit_s * settings.time_factor, "the story to end")
+            await _within(
+                story.tell(scene),
+                journal,
+                story.time_limit_s * settings.time_factor * max(1.0, settings.scale),
+                "the story to end",
+            )
     except (Skipped, TooOften) as skip:
         if not not_yet:
             return Result(story, Outcome.SKIPPED, hide(_reason(skip)), time.monotonic() - began)

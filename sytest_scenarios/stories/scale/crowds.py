@@ -15,8 +15,7 @@ Thing = TypeVar("Thing")
 Made = TypeVar("Made")
 
 AT_ONCE: Final = 20
-# With --scale 200; a server that does not answer is noticed long before.
-LONGEST_S: Final = 3600
+LONGEST_S: Final = 60
 LITTLE: Final = json.dumps(
     {
         "presence": {"types": []},
