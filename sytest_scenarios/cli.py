@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,7 +105,8 @@ async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
 
 async def _give_up(teller: Teller, folder: Path | None) -> None:
     """Leave nothing behind when the run is interrupted."""
-    await teller.give_up()
+    with suppress(CannotStart):
+        await teller.give_up()
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 

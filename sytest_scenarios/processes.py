@@ -95,9 +95,9 @@ class OneProcess:
         await self._world.close()
 
     def give_up(self) -> Deferred[None]:
-        """Kill the servers."""
+        """Kill the servers, and tidy up after them."""
         self._world.kill_all()
-        return defer.succeed(None)
+        return Deferred.fromCoroutine(self._world.close())
 
 
 class ManyProcesses:
