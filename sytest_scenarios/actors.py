@@ -406,7 +406,10 @@ class User:
                 return found
             left_s = deadline + journal.waited_s - time.monotonic()
             if left_s <= 0:
-                raise Failed(f"{expected} (as {self.name} sees it, within {within_s:g} s)", self.view.sight())
+                raise Failed(
+                    f"{expected} (as {self.name} sees it, within {within_s * journal.time_factor:g} s)",
+                    self.view.sight(),
+                )
             before, began = self.view.since, time.monotonic()
             await self.catch_up(wait_ms=int(min(left_s, LONG_POLL_S) * 1000), **query)
             if self.view.since == before and time.monotonic() - began < 0.05:

@@ -61,6 +61,8 @@ class Journal:
     first: list[Step | Exchange] = field(default_factory=list)
     last: deque[Step | Exchange] = field(default_factory=lambda: deque(maxlen=KEPT_AT_EACH_END))
     left_out: int = 0
+    time_factor: float = 1
+    """Multiplies how long it is waited for something to come."""
     under_way: list[Exchange] = field(default_factory=list)
     waited_s: float = 0
     """How long it was waited because the server wants fewer requests: no time limit counts that."""
@@ -71,7 +73,7 @@ class Journal:
 
     def patience_ends(self, within_s: float) -> float:
         """Return when something has to be there, on the monotonic clock; `waited_s` of then has to be added."""
-        return time.monotonic() + within_s - self.waited_s
+        return time.monotonic() + within_s * self.time_factor - self.waited_s
 
     @contextmanager
     def wait(self) -> Iterator[None]:

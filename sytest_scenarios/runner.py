@@ -207,7 +207,7 @@ async def tell_again(story: Story, world: World, settings: Settings) -> Result:
 async def tell(story: Story, world: World, settings: Settings) -> Result:
     """Tell one story."""
     began = time.monotonic()
-    journal = Journal()
+    journal = Journal(time_factor=settings.time_factor)
     sentence, where, unanswered, started = "", "", False, True
     # What Sennit has not yet is no reason to judge others otherwise.
     not_yet = story.expected_to_fail if world.implementation in ("", "sennit") else None

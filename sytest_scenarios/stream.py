@@ -169,7 +169,9 @@ class Stream:
                 return found
             if not await self._news(deadline + journal.waited_s - time.monotonic()):
                 came = self.view.sight() if self._closed is None else f"a close with {self._closed}"
-                raise Failed(f"{expected} (on the stream of {self.user.name}, within {within_s:g} s)", came)
+                raise Failed(
+                    f"{expected} (on the stream of {self.user.name}, within {within_s * journal.time_factor:g} s)", came
+                )
 
     async def closing(self, *, within_s: float = WAIT_S) -> tuple[int | None, str]:
         """Wait until the server closes, and return the code and the reason."""
@@ -177,7 +179,9 @@ class Stream:
         deadline = journal.patience_ends(within_s)
         while self._closed is None:
             if not await self._news(deadline + journal.waited_s - time.monotonic()) and self._closed is None:
-                raise Failed(f"the server to close the stream within {within_s:g} s", self.view.sight())
+                raise Failed(
+                    f"the server to close the stream within {within_s * journal.time_factor:g} s", self.view.sight()
+                )
         return self._closed
 
     async def _news(self, within_s: float) -> bool:

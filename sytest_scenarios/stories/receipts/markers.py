@@ -119,9 +119,6 @@ async def no_forged_receipts(scene: Scene) -> None:
     "Bob cannot read a message of one room in another",
     shows="client-server API, 'Fully read markers': the event MUST belong to the room",
     needs=users(2),
-    unlike={
-        "synapse": "takes it; the spec, POST /rooms/{roomId}/read_markers, says 'The event MUST belong to the room'"
-    },
 )
 async def of_another_room(scene: Scene) -> None:
     alice, bob = scene.users
