@@ -66,6 +66,8 @@ class Terminal:
                     self._steps(each)
         if any(each.outcome is Outcome.FAILED for each in report.results):
             self._line(f"\nOne of them again: {report.again('NAME')} -v")
+        for reason in {each.sentence for each in report.results if each.outcome is Outcome.NOT_TOLD}:
+            self._line(f"\n{self._paint('NOT ALL WERE TOLD', '31')}: {plain(reason)}")
         self._line(f"\n{report.summary()}; seed {report.seed}")
 
     def _steps(self, result: Result) -> None:
