@@ -20,7 +20,14 @@ from homeserver.model.content.power_levels import PowerLevels
 from homeserver.model.event import Event
 from homeserver.model.ids import EventID
 from homeserver.model.push_rules.base import UNCHANGED
-from homeserver.model.push_rules.evaluate import EventFacts, RoomFacts, Ruleset, compile_rules, evaluate
+from homeserver.model.push_rules.evaluate import (
+    EventFacts,
+    RoomFacts,
+    Ruleset,
+    compile_rules,
+    evaluate,
+    may_notify,
+)
 from homeserver.model.relations import Relation, find_thread, relation_of
 from homeserver.model.room_versions import KNOWN_ROOM_VERSIONS
 from homeserver.runtime.lanes import Lanes
@@ -247,10 +254,13 @@ class Unread:
                 continue
             if stored.nid in unseen:
                 continue
-            if facts is None or stored.state_group != group:
-                facts, group = await self._room_facts(user, ruleset, place, stored), stored.state_group
             if stored.facts is None:
                 stored.facts = EventFacts(stored.event)
+            if facts is None or stored.state_group != group:
+                # Mostly a change of state: it notifies nobody, whatever the room is like, and that is a load less.
+                if stored.event.is_state and not may_notify(ruleset, stored.facts):
+                    continue
+                facts, group = await self._room_facts(user, ruleset, place, stored), stored.state_group
             actions = evaluate(ruleset, stored.facts, facts)
             if actions is None or not actions.notify:
                 continue

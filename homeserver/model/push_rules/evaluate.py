@@ -194,6 +194,36 @@ def evaluate(ruleset: Ruleset, facts: EventFacts, room: RoomFacts) -> Actions | 
     return None
 
 
+def may_notify(ruleset: Ruleset, facts: EventFacts) -> bool:
+    """Tell whether `evaluate` may say to notify, as far as can be said without knowing the room."""
+    try:
+        actions = evaluate(ruleset, facts, _UNKNOWN_ROOM)
+    except _RoomNeeded:
+        return True
+    return actions is not None and actions.notify
+
+
+class _RoomNeeded(Exception):
+    """A rule asks for the room."""
+
+
+class _UnknownCount(int):
+    """A number of members that cannot be compared with anything."""
+
+    def _compare(self, other: object) -> bool:
+        raise _RoomNeeded
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare
+    __hash__ = int.__hash__
+
+
+def _look(_: str) -> Any:
+    raise _RoomNeeded
+
+
+_UNKNOWN_ROOM: Final = RoomFacts(_UnknownCount(), _look, _look, _look)
+
+
 def compile_actions(actions: Iterable[Any]) -> Actions:
     """Return what a list of actions comes to; unknown and historical ones are ignored."""
     kept: list[Any] = []

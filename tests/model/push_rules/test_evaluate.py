@@ -21,6 +21,7 @@ from homeserver.model.push_rules.evaluate import (
     compile_rules,
     evaluate,
     exact,
+    may_notify,
 )
 
 ALICE, BOB = UserID("@alice:a.example"), UserID("@bob:b.example")
@@ -274,6 +275,45 @@ def test_the_display_name_is_asked_for_only_if_a_rule_needs_it() -> None:
 
     facts_of_room = RoomFacts(3, lambda user_id: 0, lambda key: 50, refuse)
     assert actions_for(event(), facts_of_room) is not None
+
+
+CONDITIONS = (
+    {"kind": "room_member_count", "is": "2"},
+    {"kind": "room_member_count", "is": ">=3"},
+    {"kind": "sender_notification_permission", "key": "room"},
+    {"kind": "contains_display_name"},
+    {"kind": "event_match", "key": "type", "pattern": "m.room.topic"},
+    {"kind": "event_match", "key": "content.body", "pattern": "ann"},
+)
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from(CONDITIONS), max_size=3), st.booleans()), max_size=4),
+    st.sampled_from(("m.room.message", "m.room.member", "m.room.topic", "m.room.tombstone")),
+    st.integers(1, 4),
+    st.sampled_from((0, 100)),
+    st.sampled_from((None, "ann")),
+)
+def test_what_notifies_may_notify_in_an_unknown_room(
+    rules: list[tuple[list[dict[str, str]], bool]], event_type: str, members: int, power: int, name: str | None
+) -> None:
+    override = tuple(
+        PushRule(str(number), ("notify",) if notifies else (), tuple(conditions))
+        for number, (conditions, notifies) in enumerate(rules)
+    )
+    ruleset = compile_rules(ALICE, StoredRules(override=override))
+    facts = EventFacts(event({"body": "for ann"}, event_type))
+    actions = evaluate(ruleset, facts, room(members, power=power, name=name))
+    assert may_notify(ruleset, facts) or actions is None or not actions.notify
+
+
+def test_a_member_who_comes_or_goes_notifies_nobody_whatever_the_room_is_like() -> None:
+    joins = event({"membership": "join"}, "m.room.member", state_key=BOB)
+    assert not may_notify(compile_rules(ALICE), EventFacts(joins))
+    assert may_notify(
+        compile_rules(ALICE), EventFacts(event({"membership": "invite"}, "m.room.member", state_key=ALICE))
+    )
+    assert may_notify(compile_rules(ALICE), EventFacts(event()))
 
 
 @pytest.mark.parametrize(
