@@ -271,7 +271,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 def _keys(path: str | Path, beside: Path) -> dict[str, Any]:
     """Return the keys of a file, and below them those of the file that it extends."""
     places = [beside / path, SERVERS / f"{path}.toml"]
-    found = next((each for each in places if each.exists()), places[0])
+    found = next((each for each in places if each.is_file()), places[0])
     keys = tomllib.loads(found.read_text())
     base = keys.pop("extends", None)
     if base is None:
