@@ -42,6 +42,8 @@ JOBS: Final = 8
 PREPARING_LIMIT_S: Final = 900.0
 # So often it is looked whether a story still waits because the server wants fewer requests.
 WAITING_LOOK_S: Final = 0.5
+# What a story does in longer time than this may be seen otherwise: who does not read is cut off, who is still is idle.
+LONGEST_HARMLESS_WAIT_S: Final = 5.0
 TIGHT: Final = "the server's rate limits are too tight to tell it"
 # So many failures in a row are a reason to look at the server.
 SUSPICIOUS: Final = 5
@@ -208,7 +210,7 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
     """Tell one story."""
     began = time.monotonic()
     journal = Journal(time_factor=settings.time_factor)
-    sentence, where, unanswered, started = "", "", False, True
+    sentence, where, unanswered, started, waited_before_s = "", "", False, True, 0.0
     # What Sennit has not yet is no reason to judge others otherwise.
     not_yet = story.expected_to_fail if world.implementation in ("", "sennit") else None
     try:
@@ -224,7 +226,7 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
             )
             making = _make_users(story, scene)
             await _within(making, journal, PREPARING_LIMIT_S * settings.time_factor, "the accounts to be made")
-            began = time.monotonic()
+            began, waited_before_s = time.monotonic(), journal.waited_s
             await _within(
                 story.tell(scene),
                 journal,
@@ -251,10 +253,10 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
             outdated.append(f"said to differ ({story.unlike[world.implementation]}), and does not")
         outcome = Outcome.UNEXPECTED if outdated else Outcome.PASSED
         return Result(story, outcome, "; ".join(outdated), took_s)
-    if journal.limited and not started:
-        return Result(
-            story, Outcome.SKIPPED, f"{TIGHT}: a request was refused for its rate, and then {sentence}", took_s
-        )
+    waited_s = journal.waited_s - waited_before_s
+    if not started and (journal.limited or waited_s > LONGEST_HARMLESS_WAIT_S):
+        how = "a request was refused for its rate" if journal.limited else f"it was held up for {waited_s:.0f} s"
+        return Result(story, Outcome.SKIPPED, f"{TIGHT}: {how}, and then {sentence}", took_s)
     if not_yet:
         return Result(story, Outcome.NOT_YET, f"{not_yet}: {sentence}", took_s, journal, where, unanswered)
     if world.implementation in story.unlike:

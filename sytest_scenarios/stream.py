@@ -115,6 +115,7 @@ class Stream:
                     raise TooOften(
                         refusal.expected, refusal.came, status=0, errcode=refusal.errcode, body=refusal.body
                     ) from None
+                journal.limited -= 1
                 with journal.wait():
                     await sleep(wait_ms / 1000 + 0.01)
 
@@ -211,6 +212,9 @@ class Stream:
             found = json.loads(message)
             if not isinstance(found, dict):
                 raise Failed("a JSON object on the stream", cut(message))
+            failure = found.get("error")
+            if isinstance(failure, dict) and failure.get("errcode") == "M_LIMIT_EXCEEDED":
+                self.user.server.journal.limited += 1
             if "next_batch" in found:
                 self.view.merge(found)
             elif found.get("id") in self._answers:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from sytest_scenarios import runner
 from sytest_scenarios.actors import Server, User
 from sytest_scenarios.expect import Failed, check_equal
 from sytest_scenarios.host import Host
@@ -139,3 +140,18 @@ async def test_waiting_for_what_comes_does_not_count_it_either() -> None:
         alice = User("Alice", server, "@alice:x", "password", "token", "DEVICE")
         assert await alice.until("it", lambda view: "m.there" in view.account_data, within_s=0.1)
     assert server.journal.waited_s > 0.3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_story_that_was_held_up_and_fails_then_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asks(scene: Scene) -> None:
+        await scene.users[0].get("/account/whoami")
+        check_equal(1, 2, "the number")
+
+    monkeypatch.setattr(runner, "LONGEST_HARMLESS_WAIT_S", 0.1)
+    with wrong_server(_limited(200, 1)) as url:
+        world = UrlWorld([url], web=Web())
+        result = await tell(Story("A story", asks, "area", "area/m.s", "the spec", users(1)), world, Settings())
+        await world.close()
+    assert Outcome.SKIPPED is result.outcome
+    assert "it was held up for 0 s, and then expected the number to be 1; got 2" in result.sentence
