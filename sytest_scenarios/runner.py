@@ -335,8 +335,8 @@ async def _awaited(doing: Awaitable[None]) -> None:
 
 
 async def _make_users(story: Story, scene: Scene) -> None:
-    for _ in range(story.needs.users):
-        await scene.new_user()
+    for number in range(story.needs.users):
+        await scene.new_user(story.needs.names[number] if story.needs.names else None)
 
 
 def _line_of(error: BaseException, story: Story) -> str:

@@ -33,6 +33,8 @@ class Needs:
 
     users: int = 0
     """Users made before it begins; with several servers they live on them in turns."""
+    names: tuple[str, ...] = ()
+    """What they are called, where not Alice, Bob, Carol, …"""
     servers: int = 1
     """Servers; two or more of them talk to each other (federation)."""
     own_servers: bool = False
@@ -53,6 +55,7 @@ class Needs:
                 raise ValueError(f"a server is either {mine!r} or {others!r}")
         return Needs(
             users=max(self.users, other.users),
+            names=self.names or other.names,
             servers=max(self.servers, other.servers),
             own_servers=self.own_servers or other.own_servers,
             admin_secret=self.admin_secret or other.admin_secret,
@@ -62,9 +65,15 @@ class Needs:
         )
 
 
-def users(count: int) -> Needs:
-    """Need so many users: Alice, Bob, Carol, Dan, Eve, Frank, Grace, Heidi, then with numbers."""
-    return Needs(users=count)
+def users(count: int | str, *others: str) -> Needs:
+    """Need so many users, or those of these names.
+
+    `users(2)` are Alice and Bob, then come Carol, Dan, Eve, Frank, Grace, Heidi, and then numbers;
+    `users("Alice", "Eve")` are these.
+    """
+    if isinstance(count, int):
+        return Needs(users=count)
+    return Needs(users=1 + len(others), names=(count, *others))
 
 
 def servers(count: int) -> Needs:

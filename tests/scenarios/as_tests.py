@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from zlib import crc32
 
 import pytest
 import pytest_twisted
@@ -33,13 +32,13 @@ def stories_as_tests(
     start: str | Path = "sennit-sqlite",
     urls: Sequence[str] = (),
     admin_secret: str | None = None,
-    stories: Sequence[Any] | None = None,
+    stories: Sequence[Story] | None = None,
     settings: Settings = ORDINARY,
     environment: Callable[[pytest.FixtureRequest], Mapping[str, str]] = lambda request: {},
 ) -> tuple[Any, Callable[..., None]]:
     """Return a fixture, to be called `told_stories`, and a test, to be called `test_story`.
 
-    `stories` may be parameters of pytest, with marks. `environment` gives variables for the start file.
+    `environment` gives variables for the start file.
     """
 
     @pytest_twisted.async_yield_fixture(scope="module")
@@ -73,14 +72,6 @@ def stories_as_tests(
         judge(told_stories[story.name])
 
     return told_stories, test_story
-
-
-def one_in(number: int, stories: Sequence[Story], *, always: Callable[[Story], bool]) -> list[Any]:
-    """Return the stories as parameters of which one in `number`, and those that are `always` wanted, are not deep."""
-    return [
-        each if always(each) or crc32(each.name.encode()) % number == 0 else pytest.param(each, marks=pytest.mark.deep)
-        for each in stories
-    ]
 
 
 def judge(result: Result) -> None:

@@ -1,12 +1,10 @@
-"""Stories, told to Sennit on MariaDB: those of restarts, and one in four of the others; the rest is deep."""
+"""All stories, told to Sennit on MariaDB."""
 
 from __future__ import annotations
 
 import pytest
 
-from sytest_scenarios.story import all_stories
-
-from .as_tests import one_in, stories_as_tests
+from .as_tests import stories_as_tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.mariadb]
 
@@ -16,8 +14,4 @@ def _where(request: pytest.FixtureRequest) -> dict[str, str]:
     return {"MARIADB_HOST": "127.0.0.1", "MARIADB_PORT": str(request.getfixturevalue("mariadb").port)}
 
 
-told_stories, test_story = stories_as_tests(
-    start="sennit-mariadb",
-    stories=one_in(4, all_stories(), always=lambda story: story.area == "restarts"),
-    environment=_where,
-)
+told_stories, test_story = stories_as_tests(start="sennit-mariadb", environment=_where)

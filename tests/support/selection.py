@@ -28,8 +28,9 @@ WHOLE_FOLDERS: Final = frozenset({"tests/hostile", "tests/hostile/stream", "test
 # From what takes minutes down; after them comes what has tests that are marked as slow.
 LONGEST: Final = (
     "tests/interop",
-    "tests/scenarios/test_stories.py",
     "tests/scenarios/test_stories_synapse.py",
+    "tests/scenarios/test_stories_mariadb.py",
+    "tests/scenarios/test_stories.py",
     "tests/federation/test_simulation.py",
     "tests/hostile/federation/test_events.py",
     "tests/hostile",

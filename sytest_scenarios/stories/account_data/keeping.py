@@ -21,7 +21,11 @@ async def remark_on_a_contact(scene: Scene) -> None:
     check_equal(remarks, await phone.account_data("org.example.remarks"), "the remarks that the phone fetches")
 
 
-@story("Eve can neither read nor change what Alice keeps", shows="client-server API, 'Client config'", needs=users(2))
+@story(
+    "Eve can neither read nor change what Alice keeps",
+    shows="client-server API, 'Client config'",
+    needs=users("Alice", "Eve"),
+)
 async def nobody_elses(scene: Scene) -> None:
     alice, eve = scene.users
     await alice.set_account_data("org.example.diary", {"monday": "rain"})

@@ -138,7 +138,7 @@ async def deleted(scene: Scene) -> None:
 @story(
     "Alice tags rooms, orders them and takes the tags back; Eve can do none of it for her",
     shows="client-server API, 'Room Tagging'",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def tags(scene: Scene) -> None:
     alice, eve = scene.users

@@ -22,7 +22,7 @@ def notes(user: User) -> list[object]:
 @story(
     "A message for Bob's phone reaches his phone, once, and neither his laptop nor Eve",
     shows="client-server API, 'Send-to-Device messaging'",
-    needs=users(3) + feature("password login"),
+    needs=users("Alice", "Bob", "Eve") + feature("password login"),
 )
 async def to_one(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -12,7 +12,7 @@ ENCRYPTED = [{"type": "m.room.encryption", "state_key": "", "content": ENCRYPTIO
 @story(
     "Alice and Bob talk in an encrypted room, and Eve, who is in it, too, understands nothing",
     shows="client-server API, 'Messaging Algorithms': m.olm.v1.curve25519-aes-sha2, m.megolm.v1.aes-sha2",
-    needs=users(3) + feature("olm"),
+    needs=users("Alice", "Bob", "Eve") + feature("olm"),
 )
 async def understood(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -29,7 +29,7 @@ async def published(scene: Scene) -> None:
 @story(
     "Eve cannot publish keys in Alice's name, nor for another device than her own",
     shows="client-server API, 'Key management API': POST /keys/upload, identity keys for the device",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def own_device_only(scene: Scene) -> None:
     alice, eve = scene.users

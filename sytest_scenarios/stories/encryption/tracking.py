@@ -20,7 +20,7 @@ def forget(user: User) -> None:
 @story(
     "Bob gets a new phone: Alice, who is in a room with him, is told of it, and Eve is not",
     shows="client-server API, 'Tracking the device list for a user'; 'Extensions to /sync': device_lists.changed",
-    needs=users(3) + feature("password login"),
+    needs=users("Alice", "Bob", "Eve") + feature("password login"),
 )
 async def added(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -88,7 +88,7 @@ async def last_shared_room(scene: Scene) -> None:
 @story(
     "Alice was away, and asks whose devices have changed meanwhile: Bob's, not Carol's, nor Eve's",
     shows="client-server API, 'Key management API': GET /keys/changes",
-    needs=users(4) + feature("password login"),
+    needs=users("Alice", "Bob", "Carol", "Eve") + feature("password login"),
 )
 async def changed_meanwhile(scene: Scene) -> None:
     alice, bob, carol, eve = scene.users

@@ -111,7 +111,7 @@ async def at_once(scene: Scene) -> None:
 @story(
     "Nobody can announce files without end",
     shows="client-server API, POST /_matrix/media/v1/create: pending media uploads, 429 M_LIMIT_EXCEEDED",
-    needs=users(1),
+    needs=users("Eve"),
 )
 async def not_without_end(scene: Scene) -> None:
     (eve,) = scene.users

@@ -86,7 +86,7 @@ async def not_without_a_token(scene: Scene) -> None:
 @story(
     "What nobody uploaded is not found, and no path leads out of the store",
     shows="client-server API, 'Content repository', 'Security considerations': directory traversal",
-    needs=users(1),
+    needs=users("Eve"),
     tags=["injection"],
     unlike={"synapse": "answers 500 to server names that are none; the spec there: servers MUST sanitise them"},
 )

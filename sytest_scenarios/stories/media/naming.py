@@ -63,7 +63,7 @@ async def another_name(scene: Scene) -> None:
 @story(
     "A file name cannot smuggle headers into the answer",
     shows="a file name is text; hostile names do no harm",
-    needs=users(1),
+    needs=users("Eve"),
     tags=["injection"],
 )
 async def hostile_names(scene: Scene) -> None:

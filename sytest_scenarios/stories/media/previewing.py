@@ -68,7 +68,7 @@ async def page_of_the_web(scene: Scene) -> None:
 @story(
     "Eve cannot have the server read her its own files, nor talk other protocols for her",
     shows="client-server API, GET /_matrix/client/v1/media/preview_url; requests for users go to web pages only",
-    needs=users(1) + feature("URL previews"),
+    needs=users("Eve") + feature("URL previews"),
     tags=["injection"],
     expected_to_fail="URL previews",
 )

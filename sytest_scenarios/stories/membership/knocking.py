@@ -13,7 +13,7 @@ async def _door(alice: User, *others: User, **settings: object) -> Room:
     return await alice.create_room_with(*others, initial_state=[rule], **settings)
 
 
-@story("Bob knocks and says why, Alice lets him in", shows=KNOCKING, needs=users(3))
+@story("Bob knocks and says why, Alice lets him in", shows=KNOCKING, needs=users("Alice", "Bob", "Eve"))
 async def let_in(scene: Scene) -> None:
     alice, bob, eve = scene.users
     room = await _door(alice, name="The club")

@@ -38,7 +38,7 @@ async def members_only(scene: Scene) -> None:
 @story(
     "One of several conditions is enough; those that mean nothing let nobody in",
     shows=f"{RESTRICTED}: 'at least one of the conditions'; m.room.join_rules: 'Improper or no allow conditions'",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def several_conditions(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -117,7 +117,7 @@ async def nobody_to_let_in(scene: Scene) -> None:
 @story(
     "Where one may come by the club or knock, Bob comes by the club and Eve knocks",
     shows=f"{RESTRICTED}; 'Knocking on rooms': knock_restricted",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def or_knock(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -193,7 +193,7 @@ async def left(scene: Scene) -> None:
 @story(
     "A search for SQL, for operators of a search engine and for nonsense finds what is called so, and breaks nothing",
     shows="client-server API, 'Server Side Search': search_term is text",
-    needs=users(1),
+    needs=users("Eve"),
     tags=["injection"],
     expected_to_fail="Search",
     unlike={"synapse": "answers 500 to some on SQLite; the spec, POST /search: search_term is a string"},

@@ -9,7 +9,7 @@ from sytest_scenarios.waiting import eventually
 @story(
     "Bob lists what he was notified of: what is read and what is not, the highlights alone, page by page",
     shows="client-server API, 'Listing Notifications': GET /notifications",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
     expected_to_fail="Notifications list",
 )
 async def listed(scene: Scene) -> None:

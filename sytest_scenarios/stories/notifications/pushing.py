@@ -173,7 +173,7 @@ async def logged_out(scene: Scene) -> None:
 @story(
     "Eve sees none of Bob's pushers, and a pusher that is none is refused",
     shows="client-server API, GET /pushers; POST /pushers/set",
-    needs=users(2),
+    needs=users("Bob", "Eve"),
     expected_to_fail=PUSHING,
 )
 async def own_pushers(scene: Scene) -> None:

@@ -157,7 +157,7 @@ async def muted_room(scene: Scene) -> None:
 @story(
     "Bob mutes a person: what Eve says counts nothing, what Alice says does",
     shows="client-server API, 'Push Rules': sender-specific rules",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
     unlike={"synapse": "counts them; the spec, 'Push Rules', has rules for messages from a specific Matrix user ID"},
 )
 async def muted_sender(scene: Scene) -> None:
@@ -253,7 +253,7 @@ async def order(scene: Scene) -> None:
 @story(
     "A rule that is none is refused, and the default ones stay",
     shows="client-server API, PUT /pushrules/global/{kind}/{ruleId}: the request MUST be rejected",
-    needs=users(1),
+    needs=users("Bob"),
 )
 async def bad_rules(scene: Scene) -> None:
     (bob,) = scene.users

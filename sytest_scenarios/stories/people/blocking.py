@@ -11,7 +11,7 @@ BLOCK = {"default_action": "block"}
 @story(
     "Alice blocks all invites: whoever invites her is told so, and she is not bothered, until she lifts it",
     shows="client-server API, 'Invite permission'",
-    needs=users(2) + feature("blocking of invites"),
+    needs=users("Alice", "Eve") + feature("blocking of invites"),
 )
 async def blocked(scene: Scene) -> None:
     alice, eve = scene.users
@@ -50,7 +50,7 @@ async def waiting_invites(scene: Scene) -> None:
 @story(
     "A room that Eve makes with Alice, who blocks invites, and Bob, who does not, is without Alice",
     shows="client-server API, 'Invite permission': POST /createRoom",
-    needs=users(3) + feature("blocking of invites"),
+    needs=users("Alice", "Bob", "Eve") + feature("blocking of invites"),
 )
 async def at_creation(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -15,7 +15,7 @@ async def ignore(user: User, *others: User) -> None:
 @story(
     "Alice ignores Eve: she is told nothing that Eve says, Bob is",
     shows="client-server API, 'Ignoring Users'",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
     tags=["smoke"],
 )
 async def messages(scene: Scene) -> None:
@@ -36,7 +36,7 @@ async def messages(scene: Scene) -> None:
 @story(
     "What Eve, who is ignored, changes in the room is told all the same",
     shows="client-server API, 'Ignoring Users': Servers must still send state events sent by ignored users",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def state_is_told(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -52,7 +52,7 @@ async def state_is_told(scene: Scene) -> None:
 @story(
     "Eve's invites do not reach Alice, who ignores her; Bob's do",
     shows="client-server API, 'Ignoring Users': Servers must not send room invites from ignored users to clients",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def invites(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -70,7 +70,7 @@ async def invites(scene: Scene) -> None:
 @story(
     "Alice forgives Eve: what Eve says is told again, and a new device is told what was missed",
     shows="client-server API, 'Ignoring Users': To remove a user from the ignored users list",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def lifted(scene: Scene) -> None:
     alice, eve = scene.users
@@ -91,7 +91,7 @@ async def lifted(scene: Scene) -> None:
 @story(
     "Eve does not learn that Alice ignores her",
     shows="client-server API, 'Ignoring Users'; 'Client Config': only for their own account",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def unnoticed(scene: Scene) -> None:
     alice, eve = scene.users

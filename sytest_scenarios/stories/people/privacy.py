@@ -11,7 +11,7 @@ from sytest_scenarios.story import feature, story, users
 @story(
     "Eve cannot find out who is in a private room, what it is called, or what is said there",
     shows="client-server API, 'Getting events for a room': 403 You aren't a member of the room",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
     tags=["smoke"],
 )
 async def private_room(scene: Scene) -> None:

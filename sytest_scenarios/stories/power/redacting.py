@@ -131,7 +131,7 @@ async def membership(scene: Scene) -> None:
 @story(
     "The rules of a room outlast the taking back of their events",
     shows=f"{LEFT} of m.room.power_levels, m.room.join_rules, m.room.history_visibility",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def rules_stay(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -154,7 +154,7 @@ async def rules_stay(scene: Scene) -> None:
 @story(
     "Eve cannot take back what Alice said by doing it in a room of her own",
     shows="client-server API, 'Redactions': PUT /rooms/{roomId}/redact/{eventId}/{txnId}",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def of_another_room(scene: Scene) -> None:
     alice, eve = scene.users

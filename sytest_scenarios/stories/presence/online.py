@@ -77,7 +77,7 @@ async def secretly(scene: Scene) -> None:
 @story(
     "Eve, who shares no room with Bob, is not told when he comes, and cannot ask",
     shows="client-server API, 'Presence': sent to interested parties where users share a room membership",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def not_to_strangers(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -132,7 +132,7 @@ async def on_joining(scene: Scene) -> None:
 @story(
     "Eve cannot say for Bob that he is away, nor anybody what is no presence",
     shows="client-server API, PUT /presence/{userId}/status: You cannot set the presence state of another user",
-    needs=users(2),
+    needs=users("Bob", "Eve"),
 )
 async def not_for_others(scene: Scene) -> None:
     bob, eve = scene.users

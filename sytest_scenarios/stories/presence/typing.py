@@ -43,7 +43,7 @@ async def several(scene: Scene) -> None:
 @story(
     "Eve can neither type in a room that she is not in, nor for Bob, nor see who types there",
     shows="client-server API, PUT /rooms/{roomId}/typing/{userId}",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def only_where_one_is(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -134,7 +134,7 @@ async def no_name_any_more(scene: Scene) -> None:
 @story(
     "Eve cannot write into Alice's profile, nor take anything out of it",
     shows="client-server API, PUT and DELETE /profile/{userId}/{keyName}: 403",
-    needs=users(2) + feature("profile fields"),
+    needs=users("Alice", "Eve") + feature("profile fields"),
     unlike={"synapse": "answers 400; the spec, PUT /profile/{userId}/{keyName}, says 403"},
 )
 async def not_anothers_fields(scene: Scene) -> None:

@@ -21,7 +21,7 @@ async def takes_a_name(scene: Scene) -> None:
 @story(
     "Eve cannot rename Alice",
     shows="client-server API, 'Profiles'",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
     unlike={"synapse": "answers 400; the spec, PUT /profile/{userId}/{keyName}, says 403"},
 )
 async def not_anothers(scene: Scene) -> None:

@@ -94,7 +94,7 @@ async def private_ahead(scene: Scene) -> None:
 @story(
     "Eve cannot read in a room that she is not in, nor Bob what is not there, and nobody is told of it",
     shows="client-server API, 'Receipts': POST /rooms/{roomId}/receipt/{receiptType}/{eventId}",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def no_forged_receipts(scene: Scene) -> None:
     alice, bob, eve = scene.users

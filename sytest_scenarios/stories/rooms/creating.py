@@ -24,7 +24,7 @@ async def _settings(user: User, room: Room) -> dict[str, Any]:
 @story(
     "A private chat is for those who are invited, and who made it has the say",
     shows=f"{CREATION}, preset",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def private_chat(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -40,7 +40,7 @@ async def private_chat(scene: Scene) -> None:
 @story(
     "A room for the directory is a public chat, any other a private one, if no preset is said",
     shows=f"{CREATION}, visibility and preset",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def by_visibility(scene: Scene) -> None:
     alice, eve = scene.users

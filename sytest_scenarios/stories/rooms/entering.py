@@ -38,7 +38,9 @@ async def declines(scene: Scene) -> None:
     await bob.until("no invite any more", lambda view: room.id not in view.invites)
 
 
-@story("A private room is closed to those who were not invited", shows="rooms, 'Join rules'", needs=users(2))
+@story(
+    "A private room is closed to those who were not invited", shows="rooms, 'Join rules'", needs=users("Alice", "Eve")
+)
 async def closed(scene: Scene) -> None:
     alice, eve = scene.users
     room = await alice.create_room(preset="private_chat")
@@ -55,6 +57,7 @@ async def by_alias(scene: Scene) -> None:
     found = await bob.get(path_of("directory", "room", alias))
     check_equal(room.id, text(found, "room_id"), "the room that the alias leads to")
     check_equal(Room(room.id), await bob.join(alias), "the room that Bob joins by the alias")
+    check_equal("join", (await alice.members(room)).get(bob.user_id), "Bob's membership, as Alice sees it")
 
 
 @story(

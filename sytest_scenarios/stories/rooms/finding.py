@@ -53,7 +53,7 @@ async def published(scene: Scene) -> None:
 @story(
     "Eve, who has no say in a room, does not publish it",
     shows=f"{DIRECTORY}: PUT /directory/list/room/{{roomId}}, access control",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def not_by_others(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -110,7 +110,7 @@ async def paged(scene: Scene) -> None:
 @story(
     "Bob learns of a room what it is before he joins; Eve nothing of one that is not for her",
     shows="client-server API, 'Room Summaries'",
-    needs=users(3) + feature("room summaries"),
+    needs=users("Alice", "Bob", "Eve") + feature("room summaries"),
 )
 async def summary(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -137,7 +137,7 @@ async def summary(scene: Scene) -> None:
 @story(
     "Bob finds the message that is nearest to a time, before it and after it",
     shows="client-server API, 'Getting events for a room': GET …/timestamp_to_event",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def by_time(scene: Scene) -> None:
     alice, bob, eve = scene.users

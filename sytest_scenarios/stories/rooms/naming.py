@@ -37,7 +37,7 @@ async def until_removed(scene: Scene) -> None:
 @story(
     "An alias that is taken leads where it did, whoever wants it",
     shows=f"{ALIASES}: PUT /directory/room/{{roomAlias}}, 409",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def taken(scene: Scene) -> None:
     alice, eve = scene.users
@@ -56,7 +56,7 @@ async def taken(scene: Scene) -> None:
 @story(
     "Bob and Eve cannot take Alice's alias away; who may change the room's canonical alias can",
     shows=f"{ALIASES}: DELETE /directory/room/{{roomAlias}}, additional access control",
-    needs=users(4),
+    needs=users("Alice", "Bob", "Carol", "Eve"),
 )
 async def not_theirs(scene: Scene) -> None:
     alice, bob, carol, eve = scene.users
@@ -120,7 +120,7 @@ async def stays_in_the_state(scene: Scene) -> None:
 @story(
     "Members list the aliases of their room; outsiders only where everybody may read it",
     shows=f"{ALIASES}: GET /rooms/{{roomId}}/aliases",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def listed(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -86,7 +86,7 @@ async def was_away(scene: Scene) -> None:
 @story(
     "Eve looks into a room that everybody may read, without joining, until it is closed",
     shows="client-server API, 'Room Previews'; 'Room History Visibility': world_readable",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def looks_in(scene: Scene) -> None:
     alice, eve = scene.users
@@ -110,7 +110,7 @@ async def looks_in(scene: Scene) -> None:
 @story(
     "A room is not open to the eyes of those who may join it",
     shows=f"{HISTORY}: 'In all cases except world_readable, a user needs to join a room to view events in that room'",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def not_before_joining(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -127,7 +127,7 @@ async def not_before_joining(scene: Scene) -> None:
 @story(
     "Eve follows a room that everybody may read, from outside",
     shows="client-server API, 'Room Previews': GET …/initialSync, then GET /events",
-    needs=users(2),
+    needs=users("Alice", "Eve"),
 )
 async def follows(scene: Scene) -> None:
     alice, eve = scene.users

@@ -9,7 +9,11 @@ READING = "client-server API, 'Getting events for a room'"
 SETTING = "client-server API, 'Sending events to a room'"
 
 
-@story("Bob reads all of the state, one piece of it, and the whole event", shows=f"{READING}: format", needs=users(3))
+@story(
+    "Bob reads all of the state, one piece of it, and the whole event",
+    shows=f"{READING}: format",
+    needs=users("Alice", "Bob", "Eve"),
+)
 async def reads_state(scene: Scene) -> None:
     alice, bob, eve = scene.users
     room = await alice.create_room_with(bob, name="The kitchen")
@@ -122,7 +126,7 @@ async def access_control(scene: Scene) -> None:
 @story(
     "Nobody sets the state of a room that is not there, or of one that they are not in",
     shows=f"{SETTING}: 403",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def not_ones_own(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -104,7 +104,7 @@ async def tags_move(scene: Scene) -> None:
 @story(
     "Only who may end a room moves it, and only to a version that there is",
     shows=f"{UPGRADES}, 'Server behaviour', 1; POST /rooms/{{roomId}}/upgrade, 400, 403",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def refuses(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -58,7 +58,7 @@ async def in_order(scene: Scene) -> None:
 @story(
     "A private room in a public space is shown to its members alone",
     shows=f"{HIERARCHY}: which rooms are returned",
-    needs=users(4),
+    needs=users("Alice", "Bob", "Carol", "Eve"),
 )
 async def private_child(scene: Scene) -> None:
     alice, bob, carol, eve = scene.users
@@ -81,7 +81,7 @@ async def private_child(scene: Scene) -> None:
     check_equal(["House", "Hall", "Stage", "Door"], await _seen(bob, space), "what Bob sees, who has left it")
 
 
-@story("A space that is not for Eve shows her nothing", shows=f"{HIERARCHY}, 403", needs=users(3))
+@story("A space that is not for Eve shows her nothing", shows=f"{HIERARCHY}, 403", needs=users("Alice", "Bob", "Eve"))
 async def private_space(scene: Scene) -> None:
     alice, bob, eve = scene.users
     (public,) = await _public(alice, "Hall")
@@ -166,7 +166,7 @@ async def in_and_out(scene: Scene) -> None:
 @story(
     "A room for the members of the space is shown to them, and to them alone",
     shows=f"{HIERARCHY}: 'restricted, provided the user meets one of the specified conditions'",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def restricted_child(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -66,7 +66,7 @@ async def closed_by_logout(scene: Scene) -> None:
 @story(
     "Eve cannot speak on the stream in a room that she is not in",
     shows="docs/stream.md, 'What the client sends': the same checks as over HTTP",
-    needs=users(2) + STREAM,
+    needs=users("Alice", "Eve") + STREAM,
 )
 async def same_rules(scene: Scene) -> None:
     alice, eve = scene.users

@@ -137,7 +137,7 @@ async def away_in_between(scene: Scene) -> None:
 @story(
     "Eve, who is not in the room, is told nothing of it, whatever she asks for",
     shows="client-server API, 'Syncing'; 'Room History Visibility'",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
     tags=["smoke"],
 )
 async def nothing_for_strangers(scene: Scene) -> None:

@@ -20,7 +20,7 @@ def timeline(**wanted: Any) -> str:
 @story(
     "Bob keeps a filter on the server and uses it by its ID; it is nobody else's",
     shows="client-server API, 'Filtering': POST and GET /user/{userId}/filter",
-    needs=users(2),
+    needs=users("Bob", "Eve"),
 )
 async def kept_filter(scene: Scene) -> None:
     bob, eve = scene.users
@@ -45,7 +45,7 @@ async def kept_filter(scene: Scene) -> None:
 @story(
     "Bob hears of the rooms that he asks for, and a room that he does not want is out even if he asks for it",
     shows="client-server API, 'Filtering': rooms, not_rooms",
-    needs=users(1),
+    needs=users("Bob"),
 )
 async def rooms_and_not(scene: Scene) -> None:
     (bob,) = scene.users
@@ -135,7 +135,7 @@ async def other_sections(scene: Scene) -> None:
 @story(
     "Bob gets as many events as he asks for, the newest, and no more than are there",
     shows="client-server API, 'Filtering': limit",
-    needs=users(1),
+    needs=users("Bob"),
 )
 async def limits(scene: Scene) -> None:
     (bob,) = scene.users
@@ -152,7 +152,7 @@ async def limits(scene: Scene) -> None:
 @story(
     "A number of events below zero is refused",
     shows="client-server API, 'Filtering': limit must be an integer greater than 0",
-    needs=users(1),
+    needs=users("Bob"),
     unlike={"synapse": "answers 500; the spec, 'Filtering', wants an integer greater than 0"},
 )
 async def limit_below_zero(scene: Scene) -> None:
@@ -168,7 +168,7 @@ async def limit_below_zero(scene: Scene) -> None:
 @story(
     "Bob asks for a few fields of each event and gets at least these",
     shows="client-server API, 'Filtering': event_fields",
-    needs=users(1),
+    needs=users("Bob"),
 )
 async def event_fields(scene: Scene) -> None:
     (bob,) = scene.users

@@ -85,7 +85,7 @@ async def woken(scene: Scene) -> None:
 @story(
     "Bob opens one room and is told what he asks for of that room, and nobody else of theirs",
     shows="proposal MSC4186: room_subscriptions",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
     expected_to_fail=SLIDING,
 )
 async def subscription(scene: Scene) -> None:
@@ -134,7 +134,7 @@ async def extensions(scene: Scene) -> None:
 @story(
     "A position that the server does not know is refused, so that the client begins anew",
     shows="proposal MSC4186: M_UNKNOWN_POS",
-    needs=users(1),
+    needs=users("Bob"),
     expected_to_fail=SLIDING,
 )
 async def unknown_position(scene: Scene) -> None:

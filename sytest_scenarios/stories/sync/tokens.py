@@ -61,7 +61,7 @@ async def two_devices(scene: Scene) -> None:
 @story(
     "A place that is none, a filter that is none and a time that is none are refused, and syncing goes on",
     shows="client-server API, GET /sync; 'Standard error response'",
-    needs=users(1),
+    needs=users("Bob"),
 )
 async def garbage(scene: Scene) -> None:
     (bob,) = scene.users
@@ -83,7 +83,7 @@ async def garbage(scene: Scene) -> None:
 @story(
     "Eve, who knows where Alice is in her syncing, learns nothing by it",
     shows="client-server API, 'Syncing': since",
-    needs=users(3),
+    needs=users("Alice", "Bob", "Eve"),
 )
 async def anothers_token(scene: Scene) -> None:
     alice, bob, eve = scene.users

@@ -49,7 +49,7 @@ async def by_kick(scene: Scene) -> None:
 @story(
     "Bob's phone, which waits, is told at once of what he keeps at his desk",
     shows="client-server API, 'Client Config'",
-    needs=users(1) + feature("password login"),
+    needs=users("Bob") + feature("password login"),
     time_limit_s=20,
 )
 async def by_account_data(scene: Scene) -> None:
