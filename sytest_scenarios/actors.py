@@ -1,47 +1,28 @@
 """Who acts in a story: `User`, one person at one device; `Server`, where they live; `Room`, where they meet.
 
 The verbs of a `User` are what a person does with a client. Each asks the server as the client-server API says, fails
-with a sentence if that does not succeed, and puts a line into the report. For what has no verb:
-
-    await alice.get("/account/whoami")                          the JSON object of a success; `Refused` otherwise
-    await alice.put(room.path("tags"), {…}, server="x")         behind /_matrix/client/v3; keywords: the query
-    await alice.request("GET", "/_matrix/client/v1/…")          an `Answer` of any status
-    await bob.until("the topic to be told", lambda view: view.room(room).content("m.room.topic"))
-
-`until` syncs until the look at the `View` is true, and returns what it gave.
+with a sentence if that does not succeed, and puts a line into the report. What has no verb is asked for as `session`
+says.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import deferLater
-
-from .clock import REACTOR
+from .asking import JsonObject, ask, media_parts, objects, text, unhurried
 from .expect import Failed, shown
-from .http import Answer, TooOften, Web, path_of, url_of
+from .http import Answer, path_of
 from .journal import Journal, Step
-from .view import View
+from .session import Session
 
 if TYPE_CHECKING:
     from .host import Host
     from .stream import Stream
 
-T = TypeVar("T")
-
-JsonObject = dict[str, Any]
-CLIENT: Final = "/_matrix/client/v3"
-WAIT_S: Final = 10.0
-LONG_POLL_S: Final = 5.0
-# A server that asks for more patience than this has refused; one that is not ours may have its limits.
-LONGEST_RATE_LIMIT_S: Final = 10.0
-LONGEST_RATE_LIMIT_OF_OTHERS_S: Final = 60.0
 _TRANSACTIONS: Final = count(1)
 
 
@@ -102,74 +83,8 @@ class Server:
 
 
 @dataclass(slots=True)
-class User:
-    """A person at a device that is logged in."""
-
-    name: str
-    server: Server
-    user_id: str
-    password: str
-    token: str
-    device_id: str
-    view: View = field(default_factory=View)
-    refresh_token: str | None = None
-
-    @property
-    def localpart(self) -> str:
-        """The user ID without the server."""
-        return self.user_id[1:].partition(":")[0]
-
-    def __str__(self) -> str:
-        """Return the name by which the story knows them."""
-        return self.name
-
-    # -- asking ------------------------------------------------------------------------------------------------------
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        patience_s: float | None = None,
-    ) -> Answer:
-        """Ask as this user and return the answer, whatever it is. A `body` of bytes goes as it is, all else as JSON."""
-        return await ask(
-            self.server.host.web,
-            self.server.journal,
-            self.name,
-            self.server.url,
-            method,
-            path,
-            body,
-            query=query,
-            headers={"Authorization": f"Bearer {self.token}", **(headers or {})},
-            patience_s=patience_s,
-        )
-
-    async def call(
-        self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None
-    ) -> JsonObject:
-        """Ask and return the JSON object of the success, waiting out a rate limit; Refused if it is refused."""
-        return (await self._unhurried(method, path, body, query=query)).good()
-
-    async def get(self, path: str, **query: Any) -> JsonObject:
-        """GET."""
-        return await self.call("GET", path, query=query)
-
-    async def put(self, path: str, body: Any, **query: Any) -> JsonObject:
-        """PUT."""
-        return await self.call("PUT", path, body, query=query)
-
-    async def post(self, path: str, body: Any = None, **query: Any) -> JsonObject:
-        """POST; without a body, an empty object."""
-        return await self.call("POST", path, {} if body is None else body, query=query)
-
-    async def delete(self, path: str, body: Any = None, **query: Any) -> JsonObject:
-        """DELETE."""
-        return await self.call("DELETE", path, body, query=query)
+class User(Session):
+    """A person at a device."""
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -372,57 +287,6 @@ class User:
         body = {"typing": typing, **({"timeout": for_ms} if typing else {})}
         await self.put(room.path("typing", self.user_id), body)
 
-    async def sync(self, *, timeout_ms: int = 0, since: str | None = None, **query: Any) -> JsonObject:
-        """Ask /sync once and return what it says, without taking it in; from the beginning unless `since` is said."""
-        answer = await self._unhurried(
-            "GET",
-            "/sync",
-            query={"timeout": timeout_ms, "since": since, **query},
-            patience_s=timeout_ms / 1000 + self.server.host.web.patience_s,
-        )
-        return answer.good()
-
-    async def catch_up(self, *, wait_ms: int = 0, **query: Any) -> View:
-        """Sync once from where the last one ended, take it in, and return the view."""
-        self.view.merge(await self.sync(timeout_ms=wait_ms, since=self.view.since, **query))
-        return self.view
-
-    async def until(self, expected: str, look: Callable[[View], T], *, within_s: float = WAIT_S, **query: Any) -> T:
-        """Sync until `look` finds in the view what is wanted (a true value), and return that.
-
-        `expected` ends the sentence "expected …" if it does not come. A LookupError in `look` is "not yet".
-        """
-        self._does(f"waits for {expected}")
-        journal = self.server.journal
-        deadline = journal.patience_ends(within_s)
-        if self.view.since is None:
-            await self.catch_up(**query)
-        while True:
-            try:
-                found = look(self.view)
-            except LookupError:
-                found = None
-            if found:
-                return found
-            left_s = deadline + journal.waited_s - time.monotonic()
-            if left_s <= 0:
-                raise Failed(
-                    f"{expected} (as {self.name} sees it, within {within_s * journal.time_factor:g} s)",
-                    self.view.sight(),
-                )
-            before, began = self.view.since, time.monotonic()
-            await self.catch_up(wait_ms=int(min(left_s, LONG_POLL_S) * 1000), **query)
-            if self.view.since == before and time.monotonic() - began < 0.05:
-                await sleep(0.1)
-
-    async def sees(self, room: Room, event_id: str, *, within_s: float = WAIT_S) -> JsonObject:
-        """Sync until an event is in the room's timeline, and return it."""
-        return await self.until(
-            f"the event {event_id} in the timeline",
-            lambda view: view.room(room).event(event_id) or {},
-            within_s=within_s,
-        )
-
     def stream(self, **parameters: Any) -> Stream:
         """Return the WebSocket of docs/stream.md, to be opened with `async with`; parameters as of /sync."""
         from .stream import Stream
@@ -481,14 +345,6 @@ class User:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    async def _unhurried(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
-        """Ask as `request` does, and wait out a rate limit."""
-        server = self.server
-        return await unhurried(server.host, server.journal, lambda: self.request(method, path, body, **how))
-
-    def _does(self, what: str) -> None:
-        self.server.journal.add(Step(f"{self.name} {what}", time.time()))
-
     async def _send(
         self, room: Room, event_type: str, content: Mapping[str, Any], transaction_id: str | None = None
     ) -> str:
@@ -505,94 +361,9 @@ class User:
         return path_of("user", self.user_id, *of_room, "account_data", event_type)
 
 
-async def ask(
-    web: Web,
-    journal: Journal,
-    who: str,
-    base: str,
-    method: str,
-    path: str,
-    body: Any = None,
-    *,
-    query: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
-    patience_s: float | None = None,
-) -> Answer:
-    """Ask a server; a path that does not begin with /_ or /.well-known is one of the client-server API, version 3."""
-    full = path if path.startswith(("/_", "/.well-known")) else f"{CLIENT}{path}"
-    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    kind = {} if content is None else {"Content-Type": "application/json"}
-    return await web.request(
-        journal,
-        who,
-        method,
-        url_of(base, full, query or {}),
-        body=content,
-        headers={**kind, **(headers or {})},
-        patience_s=patience_s,
-    )
-
-
-async def unhurried(host: Host, journal: Journal, asking: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask, and ask again when the server says so, as long as it wants fewer requests; TooOften if that is long.
-
-    Of a server that the suite has started, a long one is returned as it is.
-    """
-    while True:
-        answer = await asking()
-        wait_s = answer.retry_after_s
-        if wait_s is None:
-            return answer
-        if wait_s > (LONGEST_RATE_LIMIT_OF_OTHERS_S if host.process is None else LONGEST_RATE_LIMIT_S):
-            if host.process is not None:
-                return answer
-            came = f"429, and {wait_s:.0f} s to wait"
-            raise TooOften(f"{answer.request} to succeed", came, status=429, errcode=answer.errcode, body=answer.json)
-        journal.limited -= 1
-        with journal.wait():
-            await sleep(wait_s)
-
-
-async def sleep(seconds: float) -> None:
-    """Let time pass."""
-    await deferLater(REACTOR, seconds)
-
-
-async def together(*doing: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Do things at once; return what they gave, in order. The first failure is raised when all have ended."""
-    ended = await DeferredList([Deferred.fromCoroutine(each) for each in doing], consumeErrors=True)
-    for succeeded, result in ended:
-        if not succeeded:
-            result.raiseException()
-    return [result for _, result in ended]
-
-
-def text(found: Mapping[str, Any], key: str) -> str:
-    """Return a text of an answer; Failed if it is not there."""
-    value = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(value, str) or not value:
-        raise Failed(f"{key}, a text, in the answer", shown(found))
-    return value
-
-
 def initial(event_type: str, content: Mapping[str, Any], state_key: str = "") -> JsonObject:
     """Return a state event for the `initial_state` of a room that is made."""
     return {"type": event_type, "state_key": state_key, "content": dict(content)}
-
-
-def objects(found: Any) -> list[JsonObject]:
-    """Return a list of objects of an answer; Failed if it is none."""
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise Failed("a list of objects in the answer", shown(found))
-    return found
-
-
-def media_parts(uri: str) -> list[str]:
-    """Return the server name and the media ID of an mxc: URI."""
-    parts = uri.removeprefix("mxc://").split("/")
-    if not uri.startswith("mxc://") or len(parts) != 2 or not all(parts):
-        raise Failed("an mxc: URI", shown(uri))
-    return parts
 
 
 def _id(user: User | str) -> str:

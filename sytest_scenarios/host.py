@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import DeferredLock
 
-from .actors import Server, User, ask, sleep, text, unhurried
+from .actors import Server, User
+from .asking import ask, sleep, text, unhurried
 from .discovery import PATH as WELL_KNOWN
 from .discovery import discover, with_scheme
 from .expect import Failed, Skipped, shown

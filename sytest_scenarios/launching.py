@@ -40,7 +40,7 @@ from typing import Any, Final
 
 from twisted.internet.threads import deferToThread
 
-from .actors import sleep
+from .asking import sleep
 from .authority import Authority
 from .expect import Failed, Skipped
 from .guard import Guard

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.ssl import optionsForClientTLS
 
-from .actors import LONGEST_RATE_LIMIT_OF_OTHERS_S, sleep
+from .asking import LONGEST_RATE_LIMIT_OF_OTHERS_S, sleep
 from .clock import REACTOR
 from .expect import Failed, Refused, shown
 from .http import TooOften, said_of, url_of

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sytest_scenarios.expect import Failed
-from sytest_scenarios.pictures import PNG, Picture, gif, measure, png
+from sytest_scenarios.props.pictures import PNG, Picture, gif, measure, png
 
 
 def saved(kind: str, *, frames: int = 1, **how: bool) -> bytes:

@@ -1,9 +1,9 @@
 """Administrators act: on accounts, on rooms, on media. What they do is felt, and only by those whom it is about."""
 
-from sytest_scenarios.actors import media_parts, together
+from sytest_scenarios.asking import media_parts, together
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.signing_up import fresh_name, fresh_password
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_name, fresh_password
 from sytest_scenarios.story import ADMIN_SECRET, feature, story, users
 
 ADMIN = "/_synapse/admin"

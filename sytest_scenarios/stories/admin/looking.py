@@ -1,6 +1,6 @@
 """Administrators look at what is on their server; others do not."""
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import ADMIN_SECRET, feature, story, users

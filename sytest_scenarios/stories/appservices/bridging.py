@@ -3,10 +3,10 @@
 import time
 
 from sytest_scenarios.actors import Room, User
-from sytest_scenarios.bridge import BRIDGE, ID, PREFIX, Bridge, Transaction, bridge_of
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
-from sytest_scenarios.keys import CrossSigningKeys, DeviceKeys, claim, devices_of
+from sytest_scenarios.props.bridge import BRIDGE, ID, PREFIX, Bridge, Transaction, bridge_of
+from sytest_scenarios.props.device_keys import CrossSigningKeys, DeviceKeys, claim, devices_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, feature, story, users
 

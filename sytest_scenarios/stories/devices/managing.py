@@ -3,7 +3,7 @@
 import time
 
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.keys import devices_of, password_of, publish
+from sytest_scenarios.props.device_keys import devices_of, password_of, publish
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 

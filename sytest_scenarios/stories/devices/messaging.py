@@ -1,6 +1,7 @@
 """Messages from device to device: to those that are meant, once, in order, and kept until they are taken."""
 
-from sytest_scenarios.actors import User, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users

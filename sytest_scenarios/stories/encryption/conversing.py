@@ -1,7 +1,7 @@
 """What is said in encrypted rooms: the server carries it unchanged, counts it, and cannot read it."""
 
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.olm import Crypto
+from sytest_scenarios.props.olm import Crypto
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 

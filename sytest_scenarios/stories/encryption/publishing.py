@@ -1,8 +1,8 @@
 """Keys of devices: published by the device itself, handed out as they are; each one-time key to one only."""
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.keys import ONE_TIME, DeviceKeys, claim, devices_of, publish
+from sytest_scenarios.props.device_keys import ONE_TIME, DeviceKeys, claim, devices_of, publish
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 

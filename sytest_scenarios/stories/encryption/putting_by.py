@@ -2,7 +2,7 @@
 
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.http import path_of
-from sytest_scenarios.keys import DeviceKeys, claim, devices_of
+from sytest_scenarios.props.device_keys import DeviceKeys, claim, devices_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 

@@ -2,7 +2,7 @@
 
 from sytest_scenarios.actors import User
 from sytest_scenarios.expect import check, check_equal
-from sytest_scenarios.keys import CrossSigningKeys, devices_of, publish
+from sytest_scenarios.props.device_keys import CrossSigningKeys, devices_of, publish
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 

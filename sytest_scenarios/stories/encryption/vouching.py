@@ -4,7 +4,7 @@ from typing import Any
 
 from sytest_scenarios.actors import User
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.keys import CrossSigningKeys, devices_of, password_of, publish
+from sytest_scenarios.props.device_keys import CrossSigningKeys, devices_of, password_of, publish
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sytest_scenarios.agreeing import all_texts
 from sytest_scenarios.expect import check_equal, refused
+from sytest_scenarios.props.agreeing import all_texts
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import FEDERATION, servers, story, users
 

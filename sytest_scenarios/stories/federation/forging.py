@@ -5,11 +5,11 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from sytest_scenarios.actors import Room
-from sytest_scenarios.agreeing import all_texts
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.played import ROOM_VERSION, accepted, played_server
+from sytest_scenarios.props.agreeing import all_texts
+from sytest_scenarios.props.played import ROOM_VERSION, accepted, played_server
+from sytest_scenarios.props.signing import event_id_of
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing import event_id_of
 from sytest_scenarios.story import feature, servers, story, users
 
 PLAYED = feature("played servers")

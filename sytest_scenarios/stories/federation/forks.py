@@ -1,8 +1,8 @@
 """Two servers cannot hear each other, both sides change the room, and then they meet."""
 
 from sytest_scenarios.actors import Room, User
-from sytest_scenarios.agreeing import same_state, whole_history
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.agreeing import same_state, whole_history
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, servers, story, users
 

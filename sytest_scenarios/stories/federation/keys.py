@@ -6,9 +6,9 @@ from nacl.signing import SigningKey
 
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import path_of
-from sytest_scenarios.played import FEDERATION, ROOM_VERSION, played_server
+from sytest_scenarios.props.played import FEDERATION, ROOM_VERSION, played_server
+from sytest_scenarios.props.signing import is_signed
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing import is_signed
 from sytest_scenarios.story import feature, story, users
 
 

@@ -1,8 +1,8 @@
 """Coming in and going out where the room lives on another server."""
 
-from sytest_scenarios.agreeing import same_state
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
+from sytest_scenarios.props.agreeing import same_state
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import FEDERATION, servers, story, users
 

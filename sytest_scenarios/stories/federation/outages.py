@@ -1,8 +1,8 @@
 """A server is away for a while, and the others go on."""
 
-from sytest_scenarios.actors import text
-from sytest_scenarios.agreeing import all_texts, same_state, whole_history
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.agreeing import all_texts, same_state, whole_history
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, servers, story, users
 

@@ -1,7 +1,7 @@
 """What people of two servers do in a room that they share."""
 
-from sytest_scenarios.agreeing import all_texts
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.agreeing import all_texts
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import FEDERATION, feature, story, users
 

@@ -1,7 +1,7 @@
 """Rooms of each version are the same on two servers."""
 
-from sytest_scenarios.agreeing import same_state, whole_history
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.agreeing import same_state, whole_history
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import FEDERATION, feature, story, users
 from sytest_scenarios.view import part

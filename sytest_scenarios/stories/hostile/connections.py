@@ -3,10 +3,10 @@
 import json
 from contextlib import AsyncExitStack
 
-from sytest_scenarios.actors import sleep
+from sytest_scenarios.asking import sleep
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.wire import Wire
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.sockets import raw_connection
 from sytest_scenarios.story import story, users
 
 from .bodies import check_served
@@ -29,7 +29,7 @@ async def slow(scene: Scene) -> None:
     alice, bob = scene.users
     room = await alice.create_room_with(bob)
     async with AsyncExitStack() as stack:
-        wires = [await stack.enter_async_context(raw_connection(scene)) for _ in range(int(SLOW * scene.scale))]
+        wires = [await stack.enter_async_context(Wire(scene.server)) for _ in range(int(SLOW * scene.scale))]
         for number, wire in enumerate(wires):
             if number % 2:
                 wire.send(b"GET /_matrix/client/versions HTTP/1.1\r\nX-Slow: ")
@@ -40,7 +40,7 @@ async def slow(scene: Scene) -> None:
                 wire.send(b"x")
             await bob.sees(room, await alice.say(room, "Quick"), within_s=5)
             await sleep(0.05)
-        check(not any(b"200 OK" in wire.came for wire in wires), "no answer to half a request", came="one")
+        check(not any(b"200 OK" in wire.received for wire in wires), "no answer to half a request", came="one")
     await check_served(alice, bob)
 
 
@@ -54,15 +54,15 @@ async def large_headers(scene: Scene) -> None:
     token = f"Authorization: Bearer {bob.token}"
     whoami = "/_matrix/client/v3/account/whoami"
     for headers in ([f"X-Large: {'x' * 2**20}"], [f"X-Many-{number}: x" for number in range(10_000)]):
-        async with raw_connection(scene) as wire:
+        async with Wire(scene.server) as wire:
             wire.send(request(whoami, token, *headers))
             found = await wire.statuses(1)
             check(found != [200], "such a request not to be served", came=found)
-            check((found and 400 <= found[0] < 500) or wire.is_closed, "4xx or a close", came=found)
-    async with raw_connection(scene) as wire:
+            check((found and 400 <= found[0] < 500) or wire.is_over, "4xx or a close", came=found)
+    async with Wire(scene.server) as wire:
         wire.send(request(f"{whoami}?{'x' * 2**20}", token))
         found = await wire.statuses(1)
-        check((found and 400 <= found[0] < 500) or wire.is_closed, "4xx or a close for a long path", came=found)
+        check((found and 400 <= found[0] < 500) or wire.is_over, "4xx or a close for a long path", came=found)
     await check_served(bob)
 
 
@@ -99,11 +99,11 @@ async def smuggled(scene: Scene) -> None:
         "a folded header": ("X-Fold: a", " Transfer-Encoding: chunked", f"Content-Length: {length}"),
     }
     for what, headers in outer.items():
-        async with raw_connection(scene) as wire:
+        async with Wire(scene.server) as wire:
             wire.send(request(path, *headers, method="POST", body=chunked + hidden))
             found = await wire.statuses(1, within_s=5)
             check(found == [] or 400 <= found[0] < 500, f"{what} to be refused", came=found)
-            check(b'"user_id"' not in wire.came, "no login", came=wire.came[:300].decode("latin-1"))
+            check(b'"user_id"' not in wire.received, "no login", came=wire.received[:300].decode("latin-1"))
         check_equal("Alice", (await alice.profile(alice)).get("displayname"), f"the name after {what}")
 
 
@@ -122,10 +122,10 @@ async def halves(scene: Scene) -> None:
         ((token, f"Content-Length: {len(content) + 1}"), content),
         ((token, "Transfer-Encoding: chunked"), b"%x\r\n%s\r\n" % (len(content), content)),
     ):
-        async with raw_connection(scene) as wire:
+        async with Wire(scene.server) as wire:
             wire.send(request(path, *headers, method="PUT", body=body))
             check_equal([], await wire.statuses(1, within_s=0.3), "the answers to half a request")
-    async with raw_connection(scene) as wire:
+    async with Wire(scene.server) as wire:
         wire.send(request(path, token, f"Content-Length: {10 * 2**30}", method="PUT", body=content))
         found = await wire.statuses(1, within_s=1)
         check(found in ([], [413]), "413 for ten gigabytes, if anything", came=found)
@@ -154,10 +154,14 @@ async def no_http(scene: Scene) -> None:
         "a page elsewhere": b"GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n",
     }
     for what, line in lines.items():
-        async with raw_connection(scene) as wire:
+        async with Wire(scene.server) as wire:
             wire.send(line)
             found = await wire.statuses(1, within_s=2)
             check(not found or found[0] >= 400, f"{what} not to be served", came=found)
-            check(b"Traceback" not in wire.came, "nothing of the server's inside", came=wire.came.decode("latin-1"))
+            check(
+                b"Traceback" not in wire.received,
+                "nothing of the server's inside",
+                came=wire.received.decode("latin-1"),
+            )
             check(not found or found[0] != 500, f"{what} to be no fault of the server", came=found)
     await check_served(bob)

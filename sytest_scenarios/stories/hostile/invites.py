@@ -6,9 +6,9 @@ from typing import Any
 from sytest_scenarios.actors import User
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import Answer, path_of
-from sytest_scenarios.played import FEDERATION, ROOM_VERSION, PlayedServer, played_server
+from sytest_scenarios.props.played import FEDERATION, ROOM_VERSION, PlayedServer, played_server
+from sytest_scenarios.props.signing import event_id_of
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing import event_id_of
 from sytest_scenarios.story import feature, story, users
 
 

@@ -1,6 +1,6 @@
 """Tokens, limits and words that are made to confuse."""
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -2,11 +2,11 @@
 
 from collections.abc import Coroutine
 
-from sytest_scenarios.actors import sleep, together
+from sytest_scenarios.asking import sleep, together
 from sytest_scenarios.expect import Failed, check, check_equal
 from sytest_scenarios.http import Answer
+from sytest_scenarios.props.signing_up import fresh_name, fresh_password
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_name, fresh_password
 from sytest_scenarios.story import feature, setting, story, users
 
 SHOWS = "client-server API, 'Rate limiting'"

@@ -1,6 +1,7 @@
 """Files that are announced before they are uploaded: the address is known first, the content comes later."""
 
-from sytest_scenarios.actors import JsonObject, User, media_parts, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import JsonObject, media_parts, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -1,6 +1,6 @@
 """Files: what is uploaded comes back as it was, to those who may have it."""
 
-from sytest_scenarios.actors import media_parts
+from sytest_scenarios.asking import media_parts
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from sytest_scenarios.actors import media_parts
+from sytest_scenarios.asking import media_parts
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
-from sytest_scenarios.pictures import measure, png
+from sytest_scenarios.props.pictures import measure, png
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, feature, servers, setting, story, users
 

@@ -3,7 +3,7 @@
 from email.message import Message
 from typing import Final
 
-from sytest_scenarios.actors import media_parts
+from sytest_scenarios.asking import media_parts
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import Answer
 from sytest_scenarios.scene import Scene

@@ -2,10 +2,10 @@
 
 import zlib
 
-from sytest_scenarios.actors import media_parts
+from sytest_scenarios.asking import media_parts
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
-from sytest_scenarios.pictures import PNG, gif, measure, png, png_of
+from sytest_scenarios.props.pictures import PNG, gif, measure, png, png_of
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users
 

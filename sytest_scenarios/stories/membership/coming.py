@@ -1,6 +1,7 @@
 """Coming and going: what an invite tells, joining twice, coming back, forgetting, and who is where."""
 
-from sytest_scenarios.actors import initial, together
+from sytest_scenarios.actors import initial
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

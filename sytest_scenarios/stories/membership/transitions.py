@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from sytest_scenarios.actors import Room, User, initial, together
+from sytest_scenarios.actors import Room, User, initial
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

@@ -3,7 +3,7 @@
 import json
 from typing import Final
 
-from sytest_scenarios.actors import objects, together
+from sytest_scenarios.asking import objects, together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

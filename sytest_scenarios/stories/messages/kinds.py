@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sytest_scenarios.actors import Room, User, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
-from sytest_scenarios.pictures import png
+from sytest_scenarios.props.pictures import png
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users
 

@@ -2,7 +2,8 @@
 
 import time
 
-from sytest_scenarios.actors import JsonObject, Room, User, sleep, text
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import JsonObject, sleep, text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

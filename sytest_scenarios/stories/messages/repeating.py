@@ -1,6 +1,6 @@
 """Transaction IDs: what is sent again is said once, and what only looks the same is not taken for it."""
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sytest_scenarios.actors import JsonObject, Room, User, objects
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import JsonObject, objects
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

@@ -1,6 +1,6 @@
 """What may happen to a message: said twice, taken back, reacted to."""
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

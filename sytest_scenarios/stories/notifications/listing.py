@@ -1,9 +1,9 @@
 """The list of what one was notified of."""
 
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.waiting import eventually
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users
-from sytest_scenarios.waiting import eventually
 
 
 @story(

@@ -3,11 +3,11 @@
 from typing import Any
 
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.gateway import PushGateway
 from sytest_scenarios.http import path_of
+from sytest_scenarios.props.gateway import PushGateway
+from sytest_scenarios.props.waiting import eventually
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
-from sytest_scenarios.waiting import eventually
 
 PUSHING = "Pushers and gateway"
 

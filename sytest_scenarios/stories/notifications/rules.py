@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sytest_scenarios.actors import JsonObject, User
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import JsonObject
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -2,11 +2,12 @@
 
 import secrets
 
-from sytest_scenarios.actors import JsonObject, User, objects
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import JsonObject, objects
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.waiting import eventually
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users
-from sytest_scenarios.waiting import eventually
 
 
 async def found(user: User, term: str, limit: int = 20) -> list[JsonObject]:

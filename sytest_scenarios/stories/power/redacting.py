@@ -1,6 +1,7 @@
 """Who may take back what, and what is left of an event that was taken back."""
 
-from sytest_scenarios.actors import JsonObject, Room, User, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import JsonObject, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

@@ -2,7 +2,8 @@
 
 import json
 
-from sytest_scenarios.actors import JsonObject, User, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import JsonObject, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -1,6 +1,7 @@
 """What is one's own: notes, tags, tokens, addresses, the names of devices. Nobody else is told."""
 
-from sytest_scenarios.actors import Room, User, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import Answer, path_of
 from sytest_scenarios.scene import Scene

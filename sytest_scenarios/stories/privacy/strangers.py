@@ -2,7 +2,8 @@
 
 import json
 
-from sytest_scenarios.actors import Room, User, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import Answer
 from sytest_scenarios.scene import Scene

@@ -1,6 +1,6 @@
 """Making an account, logging in and out, and what happens without a good token."""
 
-from sytest_scenarios.actors import text
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users

@@ -1,9 +1,9 @@
 """Asking for an account: the names that there are, the proof that is asked for, and what comes of it."""
 
-from sytest_scenarios.actors import text
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.signing_up import fresh_name, fresh_password, offers, sign_up, try_to_sign_up
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_name, fresh_password, offers, sign_up, try_to_sign_up
 from sytest_scenarios.story import feature, story, users
 
 OPEN = feature("open registration")

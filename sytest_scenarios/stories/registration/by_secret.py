@@ -1,9 +1,9 @@
 """The operator makes accounts with the secret of the server, as the tools made for Synapse do."""
 
-from sytest_scenarios.actors import text
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check_equal, refused
+from sytest_scenarios.props.signing_up import BY_SECRET, fresh_name, fresh_password, sign_up_by_secret
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import BY_SECRET, fresh_name, fresh_password, sign_up_by_secret
 from sytest_scenarios.story import ADMIN_SECRET, story
 
 PROMISE = "docs/scenarios.md: accounts by the shared secret, as Synapse's tools make them"

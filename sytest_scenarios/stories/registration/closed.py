@@ -1,9 +1,9 @@
 """Servers that do not let in everybody: closed ones, tokens, terms, passwords that are strong enough."""
 
-from sytest_scenarios.actors import text
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.signing_up import fresh_name, fresh_password, offers
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_name, fresh_password, offers
 from sytest_scenarios.story import ADMIN_SECRET, setting, story, users
 
 TOKEN = "m.login.registration_token"

@@ -1,9 +1,10 @@
 """People without an account: what they may, what they may not, and how they get one."""
 
-from sytest_scenarios.actors import Server, User, text
+from sytest_scenarios.actors import Server, User
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.signing_up import fresh_password, try_to_sign_up
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_password, try_to_sign_up
 from sytest_scenarios.story import feature, story, users
 
 GUESTS = feature("guests")

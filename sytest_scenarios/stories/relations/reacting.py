@@ -1,6 +1,6 @@
 """Reactions and references: who may make them, how they are listed, and when they are gone."""
 
-from sytest_scenarios.actors import JsonObject, objects, together
+from sytest_scenarios.asking import JsonObject, objects, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import servers, story, users

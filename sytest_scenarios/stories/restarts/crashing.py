@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from sytest_scenarios.actors import Room, User, sleep, together
-from sytest_scenarios.agreeing import all_texts
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import sleep, together
 from sytest_scenarios.expect import Failed, check, check_equal, refused
 from sytest_scenarios.http import path_of
+from sytest_scenarios.props.agreeing import all_texts
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, servers, story, users
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 from twisted.internet.defer import Deferred
 
-from sytest_scenarios.actors import JsonObject, sleep
+from sytest_scenarios.asking import JsonObject, sleep
 from sytest_scenarios.expect import Failed, check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, story, users

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sytest_scenarios.actors import Room, User, initial, together
+from sytest_scenarios.actors import Room, User, initial
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

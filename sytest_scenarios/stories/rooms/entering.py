@@ -1,6 +1,7 @@
 """Who gets into a room, how they are asked, and how they find it."""
 
-from sytest_scenarios.actors import Room, text
+from sytest_scenarios.actors import Room
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
-from sytest_scenarios.actors import WAIT_S, Room, User, objects, sleep, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import objects, sleep, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
+from sytest_scenarios.session import WAIT_S
 from sytest_scenarios.story import feature, story, users
 
 DIRECTORY = "client-server API, 'Published room directory'"

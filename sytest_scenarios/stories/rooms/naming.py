@@ -1,6 +1,7 @@
 """Aliases: making, resolving, publishing in the room, and removing them."""
 
-from sytest_scenarios.actors import User, initial, together
+from sytest_scenarios.actors import User, initial
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -1,6 +1,7 @@
 """Who reads what was said when: the four kinds of history visibility, changes of them, and looking in from outside."""
 
-from sytest_scenarios.actors import initial, together
+from sytest_scenarios.actors import initial
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

@@ -1,6 +1,7 @@
 """Moving a room to another version: what goes along, and what becomes of the old room."""
 
-from sytest_scenarios.actors import Room, User, text
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

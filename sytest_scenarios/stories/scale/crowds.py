@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar
 
-from sytest_scenarios.actors import JsonObject, User, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import JsonObject, together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, story

@@ -1,6 +1,6 @@
 """What a server says of itself, and what a user can show to others."""
 
-from sytest_scenarios.actors import text
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import setting, story, users

@@ -1,10 +1,11 @@
 """Logging in: by which names, and what somebody learns who may not."""
 
-from sytest_scenarios.actors import User, text
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import Answer
+from sytest_scenarios.props.signing_up import fresh_name
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_name
 from sytest_scenarios.story import feature, story, users
 
 PASSWORDS = users(1) + feature("password login")

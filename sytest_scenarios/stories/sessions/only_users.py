@@ -1,6 +1,7 @@
 """Who is nobody here gets nothing: every endpoint that wants a token wants a good one."""
 
-from sytest_scenarios.actors import Room, User, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import Failed, check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import feature, story, users

@@ -1,9 +1,9 @@
 """A new password, and the end of an account."""
 
-from sytest_scenarios.actors import text
+from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.props.signing_up import fresh_password
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_password
 from sytest_scenarios.story import feature, story, users
 
 LOGIN = feature("password login")

@@ -1,6 +1,7 @@
 """Access tokens that expire, and refresh tokens that give new ones."""
 
-from sytest_scenarios.actors import JsonObject, User, sleep, text
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import JsonObject, sleep, text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, feature, setting, story, users

@@ -6,11 +6,11 @@ import json
 import time
 from base64 import urlsafe_b64encode
 
-from sytest_scenarios.actors import JsonObject, text
+from sytest_scenarios.asking import JsonObject, text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import Answer
+from sytest_scenarios.props.signing_up import fresh_name
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.signing_up import fresh_name
 from sytest_scenarios.story import ADMIN_SECRET, setting, story, users
 
 JWT = setting("JWT login") + ADMIN_SECRET

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from sytest_scenarios.actors import sleep
+from sytest_scenarios.asking import sleep
 from sytest_scenarios.expect import check, check_equal, refused
-from sytest_scenarios.frames import TEXT, Framed
+from sytest_scenarios.props.frames import TEXT, Framed
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, setting, story, users
 

@@ -2,10 +2,11 @@
 
 import json
 
-from sytest_scenarios.actors import User, sleep, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import sleep, together
 from sytest_scenarios.expect import Failed, Refused, check, check_equal, refused
-from sytest_scenarios.frames import BINARY, CONTINUATION, PING, PONG, TEXT, Framed
-from sytest_scenarios.keys import password_of
+from sytest_scenarios.props.device_keys import password_of
+from sytest_scenarios.props.frames import BINARY, CONTINUATION, PING, PONG, TEXT, Framed
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, feature, setting, story, users
 

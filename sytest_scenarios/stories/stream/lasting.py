@@ -1,8 +1,9 @@
 """What the stream stands: slow readers, many that come back at once, the end of the server."""
 
-from sytest_scenarios.actors import User, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
-from sytest_scenarios.frames import Framed
+from sytest_scenarios.props.frames import Framed
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, STREAM, story, users
 

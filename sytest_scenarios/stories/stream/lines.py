@@ -5,9 +5,9 @@ from typing import Any
 
 from sytest_scenarios.actors import User
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.wire import Place, Wire
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, setting, story, users
-from sytest_scenarios.wire import Place, Wire
 
 LINES = "docs/stream.md, 'Lines, over TCP or TLS'"
 

@@ -1,8 +1,8 @@
 """What arrives on the WebSocket: all that /sync would tell, as it happens, to each of one's devices."""
 
 from sytest_scenarios.expect import check, check_equal
-from sytest_scenarios.frames import Framed
-from sytest_scenarios.keys import ONE_TIME, claim, publish
+from sytest_scenarios.props.device_keys import ONE_TIME, claim, publish
+from sytest_scenarios.props.frames import Framed
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, feature, story, users
 

@@ -2,7 +2,7 @@
 
 import json
 
-from sytest_scenarios.actors import together
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users

@@ -5,7 +5,8 @@ Proposal MSC4186, "Simplified sliding sync", under the name by which clients kno
 
 from typing import Any
 
-from sytest_scenarios.actors import JsonObject, Room, User, together
+from sytest_scenarios.actors import Room, User
+from sytest_scenarios.asking import JsonObject, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable
 
-from sytest_scenarios.actors import User, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene

@@ -10,9 +10,9 @@ from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFrom
 
 from sytest_scenarios.authority import Authority
 from sytest_scenarios.expect import Failed, check, check_equal
+from sytest_scenarios.props.wire import Place, Wire
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import STREAM, setting, story, users
-from sytest_scenarios.wire import Place, Wire
 
 TLS = setting("TLS")
 HANDSHAKE, ALERT = 22, 21

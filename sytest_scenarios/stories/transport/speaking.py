@@ -3,11 +3,12 @@
 import gzip
 import json
 
-from sytest_scenarios.actors import User, together
+from sytest_scenarios.actors import User
+from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.props.wire import Wire
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users
-from sytest_scenarios.wire import Wire
 
 VERSIONS = "/_matrix/client/versions"
 CORS = "client-server API, 'Web Browser Clients'"

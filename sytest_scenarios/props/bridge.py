@@ -25,13 +25,14 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from .actors import JsonObject, Room, Server, User, sleep
-from .clock import REACTOR
-from .expect import Failed, shown
-from .http import Answer
-from .journal import Step
-from .scene import Scene
-from .story import Needs, setting
+from ..actors import Room, Server, User
+from ..asking import JsonObject, sleep
+from ..clock import REACTOR
+from ..expect import Failed, shown
+from ..http import Answer
+from ..journal import Step
+from ..scene import Scene
+from ..story import Needs, setting
 
 T = TypeVar("T")
 

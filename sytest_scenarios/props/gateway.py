@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from .actors import sleep
-from .clock import REACTOR
-from .expect import Failed, shown
+from ..asking import sleep
+from ..clock import REACTOR
+from ..expect import Failed, shown
 
 T = TypeVar("T")
 

@@ -45,12 +45,12 @@ def padded(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4))
 
 
-def signed_json(value: dict[str, Any], *, server: str, key: SigningKey, key_id: str) -> dict[str, Any]:
-    """Return an object with the signature of a server added."""
+def signed_json(value: dict[str, Any], *, signer: str, key: SigningKey, key_id: str) -> dict[str, Any]:
+    """Return an object with the signature of a server, or of a user, added."""
     bare = {name: each for name, each in value.items() if name not in ("signatures", "unsigned")}
     signature = unpadded(key.sign(canonical(bare)).signature)
     others = value.get("signatures", {})
-    return {**value, "signatures": {**others, server: {**others.get(server, {}), key_id: signature}}}
+    return {**value, "signatures": {**others, signer: {**others.get(signer, {}), key_id: signature}}}
 
 
 def is_signed(value: dict[str, Any], *, server: str, key_id: str, public_key: str) -> bool:
@@ -69,7 +69,7 @@ def authorization(
 ) -> str:
     """Return the header by which a request to another server is signed; `path` has the query."""
     said = {"method": method, "uri": path, "origin": origin, "destination": destination}
-    signed = signed_json({**said, **({} if body is None else {"content": body})}, server=origin, key=key, key_id=key_id)
+    signed = signed_json({**said, **({} if body is None else {"content": body})}, signer=origin, key=key, key_id=key_id)
     signature = signed["signatures"][origin][key_id]
     return f'X-Matrix origin="{origin}",destination="{destination}",key="{key_id}",sig="{signature}"'
 
@@ -95,5 +95,5 @@ def finished_event(event: dict[str, Any], *, server: str, key: SigningKey, key_i
     hashed = {**bare, "hashes": {"sha256": unpadded(hashlib.sha256(canonical(bare)).digest())}}
     return {
         **hashed,
-        "signatures": signed_json(redacted(hashed), server=server, key=key, key_id=key_id)["signatures"],
+        "signatures": signed_json(redacted(hashed), signer=server, key=key, key_id=key_id)["signatures"],
     }

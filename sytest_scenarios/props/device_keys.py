@@ -10,19 +10,17 @@ Spec: client-server API, "Key Distribution", "Cross-signing"; appendices, "Signi
 
 from __future__ import annotations
 
-import base64
-import copy
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from nacl import signing
 
-from .actors import JsonObject, User
+from ..actors import User
+from ..asking import JsonObject
+from .signing import signed_json, unpadded
 
 OLM: Final = "m.olm.v1.curve25519-aes-sha2"
 MEGOLM: Final = "m.megolm.v1.aes-sha2"
@@ -34,20 +32,16 @@ _KEY_IDS: Final = count(1)
 class SigningKey:
     """An Ed25519 key."""
 
-    private: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    private: signing.SigningKey = field(default_factory=signing.SigningKey.generate)
 
     @property
     def public(self) -> str:
         """The public key in unpadded base64."""
-        return unpadded(self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+        return unpadded(bytes(self.private.verify_key))
 
     def signed(self, value: Mapping[str, Any], user_id: str, key_id: str) -> JsonObject:
-        """Return a copy of the object with a signature of this key added."""
-        found = copy.deepcopy(dict(value))
-        signatures = found.pop("signatures", {})
-        unsigned = {key: each for key, each in found.items() if key != "unsigned"}
-        signatures.setdefault(user_id, {})[f"ed25519:{key_id}"] = unpadded(self.private.sign(canonical(unsigned)))
-        return {**found, "signatures": signatures}
+        """Return the object with a signature of this key added."""
+        return signed_json(dict(value), signer=user_id, key=self.private, key_id=f"ed25519:{key_id}")
 
 
 class DeviceKeys:
@@ -147,13 +141,3 @@ def password_of(user: User, session: str | None = None) -> JsonObject:
     identifier = {"type": "m.id.user", "user": user.user_id}
     more = {} if session is None else {"session": session}
     return {"type": "m.login.password", "identifier": identifier, "password": user.password, **more}
-
-
-def canonical(value: Any) -> bytes:
-    """Return canonical JSON (of what has no floats)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
-
-
-def unpadded(value: bytes) -> str:
-    """Return unpadded base64."""
-    return base64.b64encode(value).decode().rstrip("=")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from .actors import CLIENT, JsonObject, Room, User, objects, sleep, text
-from .expect import Failed, shown
+from ..actors import Room, User
+from ..asking import CLIENT, JsonObject, objects, sleep, text
+from ..expect import Failed, shown
 
 WITHIN_S: Final = 15.0
 PAGE: Final = 100

@@ -10,6 +10,7 @@ It writes down what it sends in the journal of the story; waiting ends within `W
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,18 +25,20 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
-from .clock import REACTOR
-from .expect import Failed, shown
-from .http import Answer
-from .journal import Step, cut
+from ..asking import sleep
+from ..clock import REACTOR
+from ..expect import Failed, shown
+from ..http import Answer
+from ..journal import Step, cut
 
 if TYPE_CHECKING:
-    from .actors import Server
+    from ..actors import Server
 
 T = TypeVar("T")
 
 WAIT_S: Final = 10.0
 LARGEST_HEAD_BYTES: Final = 65_536
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,15 @@ class Wire:
             body = await self.ended(within_s=within_s)
             self.received.clear()
         return Answer("a raw request", status, headers, body)
+
+    async def statuses(self, count: int, *, within_s: float = WAIT_S) -> list[int]:
+        """Wait until so many answers have begun, or the server closes, or the time is over; return their statuses."""
+        deadline = time.monotonic() + within_s
+        while True:
+            found = [int(each) for each in _STATUS.findall(self.received)]
+            if len(found) >= count or self.is_over or time.monotonic() > deadline:
+                return found
+            await sleep(0.02)
 
     def take(self, size: int) -> bytes | None:
         """Take so many bytes; None if there are fewer."""

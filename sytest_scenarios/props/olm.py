@@ -11,9 +11,11 @@ import json
 from importlib import import_module
 from typing import Any
 
-from .actors import JsonObject, Room, User
-from .expect import check_equal
-from .keys import MEGOLM, OLM, ONE_TIME, canonical, claim, devices_of, unpadded
+from ..actors import Room, User
+from ..asking import JsonObject
+from ..expect import check_equal
+from .device_keys import MEGOLM, OLM, ONE_TIME, claim, devices_of
+from .signing import canonical, unpadded
 
 
 class Crypto:

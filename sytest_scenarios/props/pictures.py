@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from .expect import Failed, shown
+from ..expect import Failed, shown
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 # So often a decoder of GIF is told to begin anew, so that its codes stay 9 bits long.

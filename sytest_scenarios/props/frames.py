@@ -16,10 +16,11 @@ import struct
 import zlib
 from typing import Any, Final
 
-from .actors import JsonObject, User
-from .expect import Failed, Refused, shown
-from .http import Answer, url_of
-from .stream import PATH
+from ..actors import User
+from ..asking import JsonObject
+from ..expect import Failed, Refused, shown
+from ..http import Answer, url_of
+from ..stream import PATH
 from .wire import WAIT_S, Wire
 
 CONTINUATION: Final = 0

@@ -7,9 +7,10 @@ import hmac
 import secrets
 from typing import Any, Final
 
-from .actors import JsonObject, Server, text
-from .expect import Failed, shown
-from .http import Answer
+from ..actors import Server
+from ..asking import JsonObject, text
+from ..expect import Failed, shown
+from ..http import Answer
 
 BY_SECRET: Final = "/_synapse/admin/v1/register"
 

@@ -29,15 +29,16 @@ from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from .actors import JsonObject, Room, Server
-from .clock import REACTOR
-from .expect import Failed, shown
-from .http import Answer, Web, path_of, url_of
-from .journal import Journal
-from .launching import free_port
-from .scene import Scene
+from ..actors import Room, Server
+from ..asking import JsonObject
+from ..clock import REACTOR
+from ..expect import Failed, shown
+from ..http import Answer, Web, path_of, url_of
+from ..journal import Journal
+from ..launching import free_port
+from ..scene import Scene
+from ..view import part
 from .signing import authorization, event_id_of, finished_event, signed_json, unpadded
-from .view import part
 
 ADDRESS: Final = "127.0.0.9"
 FEDERATION: Final = "/_matrix/federation"
@@ -177,7 +178,7 @@ class PlayedServer:
                 "verify_keys": {self.key_id: {"key": unpadded(bytes(self.key.verify_key))}},
                 "old_verify_keys": {},
             }
-            return signed_json(keys, server=self.name, key=self.key, key_id=self.key_id)
+            return signed_json(keys, signer=self.name, key=self.key, key_id=self.key_id)
         parts = [unquote(each) for each in path.removeprefix(f"{FEDERATION}/v1/").split("/")]
         if parts[0] == "send" and isinstance(body, dict):
             self.heard += body.get("pdus", [])

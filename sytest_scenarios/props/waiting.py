@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from .actors import sleep
-from .expect import Failed, shown
+from ..asking import sleep
+from ..expect import Failed, shown
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""What stories act with beside people and servers: real keys, played servers and bridges, connections byte by byte."""
