@@ -20,7 +20,7 @@ async def told{number}(scene):
 """
 STORIES = f"""
 import os, signal, sys
-from sytest_scenarios.actors import sleep
+from sytest_scenarios.asking import sleep
 from sytest_scenarios.expect import check_equal
 from sytest_scenarios.story import story
 {"".join(TOLD.format(number=number) for number in range(10))}
@@ -157,8 +157,11 @@ def test_servers_of_a_process_that_was_killed_end(run: Run) -> None:
 def test_nothing_is_left_of_a_run(run: Run, sent: int, status: int, processes: str) -> None:
     with run.begin("--processes", processes, "--tag", "endless", "--repeat", "4") as running:
         assert running.stdout is not None
-        while "Carol has begun" not in running.stdout.readline():
-            pass
+        said = ""
+        while "Carol has begun" not in said:
+            line = running.stdout.readline()
+            assert line, said
+            said += line
         began = time.monotonic()
         os.killpg(running.pid, sent)
         running.communicate(timeout=20)
