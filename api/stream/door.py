@@ -51,7 +51,7 @@ from .session import (
 
 logger = logging.getLogger(__name__)
 
-# Each session is looked at in about this time.
+# Each session is looked at in about this time, or less where a ping and the end of patience are close together.
 LOOK_S: Final = 4.0
 _SWEEP_S: Final = 0.25
 # Who would have to wait longer at the door is sent away.
@@ -108,6 +108,8 @@ class StreamDoor:
             config.ping_interval_ms / 1000,
             config.silence_timeout_ms / 1000,
         )
+        # A new one may be looked at after twice that, and has to be pinged before it is taken for gone.
+        self._look_s = max(_SWEEP_S, min(LOOK_S, (self.times.silence_s - self.times.ping_s) / 4))
         self.max_in_flight = config.requests_in_flight
         self.max_message_bytes = config.max_message_bytes
         by_template = {(route.method, route.path_template): route for route in inner.router.routes}
@@ -436,7 +438,7 @@ class StreamDoor:
         now, now_ms = self.now(), self._clock.now_ms()
         while self._expiring and self._expiring[0][0] <= now_ms:
             self.is_expired(heappop(self._expiring)[2])
-        share = int(len(self._all) * _SWEEP_S / LOOK_S) + 1
+        share = int(len(self._all) * _SWEEP_S / self._look_s) + 1
         looked_at = list(islice(self._round, share))
         if len(looked_at) < share:
             self._round = iter(tuple(self._all))
