@@ -44,7 +44,7 @@ class SharedSecretRegistration:
     def __init__(
         self, clock: Clock, register_and_login: RegisterAndLogin, *, shared_secret: str | None, limit: object = None
     ) -> None:
-        """`limit` is the rate limit of the routes, in the form that the door's `limit` callback knows."""
+        """`limit` is the rate limit of the nonces, in the form that the door's `limit` callback knows."""
         self._clock = clock
         self._register_and_login = register_and_login
         self._shared_secret = None if shared_secret is None else shared_secret.encode()
@@ -56,7 +56,8 @@ class SharedSecretRegistration:
         """Return the routes."""
         return [
             Route("GET", _PATH, self.get_nonce, limit=self._limit),
-            Route("POST", _PATH, self.post_register, limit=self._limit),
+            # Each nonce is good for one try, so that these are as few as those.
+            Route("POST", _PATH, self.post_register),
         ]
 
     async def get_nonce(self, request: WebRequest) -> dict[str, Any]:
