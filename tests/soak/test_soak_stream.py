@@ -21,6 +21,7 @@ def soak(*arguments: str) -> None:
     assert done.returncode == 0, f"{done.stdout[-12_000:]}\n{done.stderr[-4_000:]}"
 
 
+@pytest.mark.deep_on("sqlite")
 def test_every_journal_equals_the_history_of_its_rooms(database_url: str) -> None:
     soak("--database", database_url)
 

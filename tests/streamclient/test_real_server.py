@@ -228,6 +228,7 @@ class _Journal:
 
 
 @pytest.mark.slow
+@pytest.mark.deep_on("mariadb")
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_lost_or_doubled_over_restarts_kills_and_cuts(any_server: RealServer) -> None:
     hurried = Hurried(5.0)

@@ -5,7 +5,8 @@
 is in the ordinary run: `deep` marks further cases only.
 
 `in_turns` is for a table of cases that runs on each kind of database, or in both directions between two servers: in
-the ordinary run the cases take turns, the first on the one, the second on the other; the rest is deep.
+the ordinary run the cases take turns, the first on the one, the second on the other; the rest is deep. `deep_on` is for
+one long test that need not run on both.
 
 A portion is a file, or a folder whose files share servers: so that what a module starts is started once, and not by
 each worker. Long ones come first, lest one worker has to end alone.
@@ -17,6 +18,7 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, Final
+from zlib import crc32
 
 import pytest
 
@@ -61,6 +63,17 @@ def versions(known: Iterable[Any], *ordinary: str) -> list[Any]:
     ]
 
 
+def half(first: Iterable[str], second: Iterable[str]) -> list[Any]:
+    """Return all pairs of two tables of names as parameters, every other one deep: each name comes often enough."""
+    return [
+        pytest.param(
+            one, other, id=f"{one}-{other}", marks=() if crc32(f"{one} {other}".encode()) % 2 else pytest.mark.deep
+        )
+        for one in first
+        for other in second
+    ]
+
+
 def portion_of(nodeid: str) -> str:
     """Return what a test is handed to a worker together with: its file, or the folder of that."""
     path = nodeid.partition("::")[0]
@@ -84,13 +97,17 @@ def put_long_ones_first(items: list[pytest.Item]) -> None:
 
 
 def mark_turns(items: Iterable[pytest.Item]) -> None:
-    """Mark those cases of tables `in_turns` as deep whose turn it is not."""
+    """Mark as deep those cases of tables `in_turns` whose turn it is not, and those that a test is `deep_on`."""
     cases: dict[str, dict[tuple[str, ...], list[pytest.Item]]] = {}
     for item in items:
         if item.get_closest_marker("in_turns"):
             case = tuple(each for each in _parts(item) if not any(each in turn for turn in TURNS))
             test = item.nodeid.partition("[")[0]
             cases.setdefault(test, {}).setdefault(case, []).append(item)
+    for item in items:
+        elsewhere = item.get_closest_marker("deep_on")
+        if elsewhere is not None and set(elsewhere.args) & set(_parts(item)):
+            item.add_marker("deep")
     for by_case in cases.values():
         # One that was asked for alone runs wherever it was asked for.
         if len(by_case) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .selection import DEEP_VARIABLE, portion_of, seeds
+from .selection import DEEP_VARIABLE, half, portion_of, seeds
 
 CONFTEST = """
 import pytest
@@ -31,6 +31,10 @@ def test_table(url, case): pass
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.deep)])
 def test_seed(seed): pass
+
+@pytest.mark.deep_on("sqlite")
+@pytest.mark.parametrize("url", ["sqlite", "mariadb"])
+def test_long(url): pass
 """
 PYTHON = Path(__file__).parents[2]
 
@@ -38,7 +42,7 @@ PYTHON = Path(__file__).parents[2]
 def _collected(folder: Path, *options: str, deep: str = "") -> list[str]:
     """Return the names of the tests that would run, in order."""
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    deep\n    in_turns\n    slow\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    deep\n    deep_on\n    in_turns\n    slow\n")
     (folder / "test_a.py").write_text(TESTS)
     (folder / "test_b.py").write_text("import pytest\n@pytest.mark.slow\ndef test_slow(): pass\n")
     done = subprocess.run(
@@ -54,12 +58,21 @@ def _collected(folder: Path, *options: str, deep: str = "") -> list[str]:
 
 def test_cases_take_turns_and_slow_files_come_first(tmp_path: Path) -> None:
     table = [f"test_table[{each}]" for each in ("a-b-sqlite", "c-mariadb", "d-sqlite")]
-    assert ["test_slow", *table, "test_seed[1]"] == _collected(tmp_path)
+    assert ["test_slow", *table, "test_seed[1]", "test_long[mariadb]"] == _collected(tmp_path)
 
 
 def test_deep_ones_run_where_they_are_wanted(tmp_path: Path) -> None:
-    assert 9 == len(_collected(tmp_path, deep="1"))
-    assert 4 == len(_collected(tmp_path, "-m", "deep"))
+    assert 11 == len(_collected(tmp_path, deep="1"))
+    assert 5 == len(_collected(tmp_path, "-m", "deep"))
+
+
+def test_of_two_tables_every_name_is_in_the_ordinary_half() -> None:
+    inlets, names = [f"inlet {number}" for number in range(4)], [f"case {number}" for number in range(30)]
+    pairs = half(inlets, names)
+    ordinary = [each.values for each in pairs if not each.marks]
+    assert 120 == len(pairs)
+    assert 40 <= len(ordinary) <= 80
+    assert set(inlets) == {inlet for inlet, _ in ordinary}
 
 
 def test_two_seeds_are_not_deep() -> None:

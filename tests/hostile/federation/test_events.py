@@ -9,6 +9,8 @@ from itertools import count
 
 import pytest
 
+from tests.support.selection import half
+
 from .cases import CASES, MORE, Fate
 from .inlets import ANSWERED, FETCHED, REQUESTS
 from .scene import Scene
@@ -49,8 +51,7 @@ async def check(world: World) -> None:
         await world.check()
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("inlet", FETCHED)
+@pytest.mark.parametrize(("inlet", "name"), half(FETCHED, CASES))
 async def test_events_before_what_was_sent(world: World, inlet: str, name: str) -> None:
     world.forgive()
     fate, case = CASES[name]
@@ -90,8 +91,7 @@ async def test_wrong_values_of_fields(world: World, name: str) -> None:
     await check(world)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("inlet", ANSWERED)
+@pytest.mark.parametrize(("inlet", "name"), half(ANSWERED, CASES))
 async def test_events_in_answers_to_what_users_do(world: World, inlet: str, name: str) -> None:
     world.forgive()
     fate, case = CASES[name]
@@ -102,8 +102,7 @@ async def test_events_in_answers_to_what_users_do(world: World, inlet: str, name
     await check(world)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("inlet", REQUESTS)
+@pytest.mark.parametrize(("inlet", "name"), half(REQUESTS, CASES))
 async def test_events_in_requests_are_refused_and_never_signed(world: World, inlet: str, name: str) -> None:
     world.forgive()
     fate, case = CASES[name]
