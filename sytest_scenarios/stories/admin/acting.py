@@ -1,7 +1,7 @@
 """Administrators act: on accounts, on rooms, on media. What they do is felt, and only by those whom it is about."""
 
 from sytest_scenarios.asking import media_parts, together
-from sytest_scenarios.expect import check, check_equal, refused
+from sytest_scenarios.expect import check_equal, refused
 from sytest_scenarios.props.signing_up import fresh_name, fresh_password
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import ADMIN_SECRET, feature, story, users
@@ -219,4 +219,4 @@ async def notice(scene: Scene) -> None:
         await alice.post(f"/rooms/{room_id}/leave")
     await alice.join(room_id)
     await alice.until("the notice", lambda view: "We move tonight" in view.room(room_id).texts)
-    check("m.server_notice" in alice.view.room(room_id).account_data["m.tag"]["tags"], "the tag", came="another one")
+    await alice.until("the tag", lambda view: "m.server_notice" in view.room(room_id).account_data["m.tag"]["tags"])

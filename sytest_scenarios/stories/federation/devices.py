@@ -5,40 +5,28 @@ from typing import Any
 from sytest_scenarios.actors import User
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.http import path_of
+from sytest_scenarios.props.device_keys import DeviceKeys, claim, devices_of, publish
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import FEDERATION, story, users
-
-ALGORITHMS = ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"]
-
-
-def keys_of(user: User, letter: str) -> dict[str, Any]:
-    """Return device keys that look like some; servers do not check what they cannot know."""
-    device = user.device_id
-    return {
-        "user_id": user.user_id,
-        "device_id": device,
-        "algorithms": ALGORITHMS,
-        "keys": {f"curve25519:{device}": letter * 43, f"ed25519:{device}": letter * 43},
-        "signatures": {user.user_id: {f"ed25519:{device}": letter * 86}},
-    }
+from sytest_scenarios.story import FEDERATION, feature, story, users
 
 
 @story(
     "Alice asks for the keys of Bob's devices on another server, and hears when he has a new one and when it is gone",
     shows="server-server API, 'Device Management', 'End-to-End Encryption'",
-    needs=users(2) + FEDERATION,
+    needs=users(2) + FEDERATION + feature("password login"),
 )
 async def device_lists(scene: Scene) -> None:
     alice, bob = scene.users
-    await bob.post("/keys/upload", {"device_keys": keys_of(bob, "A")})
+    keys = (await publish(bob)).published
     await alice.create_room_with(bob)
-    found = (await alice.post("/keys/query", {"device_keys": {bob.user_id: []}}))["device_keys"][bob.user_id]
+    found = await devices_of(alice, bob)
     check_equal({bob.device_id}, set(found), "Bob's devices")
-    check_equal(keys_of(bob, "A")["keys"], found[bob.device_id].get("keys"), "the keys that Alice finds")
+    told = {key: found[bob.device_id].get(key) for key in keys}
+    check_equal(keys, told, "the keys that Alice finds, with the signature")
     await alice.catch_up()
     alice.view.devices_changed.clear()
     phone = await bob.log_in("Bob's phone")
-    await phone.post("/keys/upload", {"device_keys": keys_of(phone, "B")})
+    await publish(phone)
     await _hears_of(alice, bob, {bob.device_id, phone.device_id})
     await phone.log_out()
     await _hears_of(alice, bob, {bob.device_id})
@@ -49,7 +37,7 @@ async def _hears_of(alice: User, bob: User, wanted: set[str]) -> None:
     for _ in range(10):
         await alice.until("a change of Bob's devices", lambda view: bob.user_id in view.devices_changed)
         alice.view.devices_changed.clear()
-        found = (await alice.post("/keys/query", {"device_keys": {bob.user_id: []}}))["device_keys"][bob.user_id]
+        found = await devices_of(alice, bob)
         if set(found) == wanted:
             return
     check_equal(wanted, set(found), "Bob's devices")
@@ -62,21 +50,18 @@ async def _hears_of(alice: User, bob: User, wanted: set[str]) -> None:
 )
 async def one_time_keys(scene: Scene) -> None:
     alice, bob, carol = scene.users
-    keys = {f"curve25519:K{number}": f"{number}" * 43 for number in range(2)}
-    await bob.post("/keys/upload", {"device_keys": keys_of(bob, "A"), "one_time_keys": keys})
-    claim = {"one_time_keys": {bob.user_id: {bob.device_id: "curve25519"}}}
-    given: list[dict[str, Any]] = []
-    for each in (alice, carol, alice):
-        found = (await each.post("/keys/claim", claim)).get("one_time_keys", {})
-        given.append(found.get(bob.user_id, {}).get(bob.device_id, {}))
-    check_equal(keys, {**given[0], **given[1]}, "the keys that were given")
-    check_equal({}, given[2], "what is left for the third")
+    device = DeviceKeys(bob)
+    keys = device.one_time_keys(2)
+    await bob.post("/keys/upload", {"device_keys": device.published, "one_time_keys": keys})
+    first, second, third = [await claim(each, bob) for each in (alice, carol, alice)]
+    check_equal(keys, {**(first or {}), **(second or {})}, "the keys that were given")
+    check_equal(None, third, "what is left for the third")
 
 
 @story(
     "Alice sends to one device of Bob on another server, then to all: each gets what is for it, once",
     shows="server-server API, 'Send-to-device messaging'",
-    needs=users(2) + FEDERATION,
+    needs=users(2) + FEDERATION + feature("password login"),
 )
 async def to_device(scene: Scene) -> None:
     alice, bob = scene.users

@@ -4,7 +4,7 @@ from sytest_scenarios.actors import Room, User
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.props.agreeing import same_state, whole_history
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import OWN_SERVER, servers, story, users
+from sytest_scenarios.story import OWN_SERVER, feature, servers, story, users
 
 
 async def _room_with_power(alice: User, bob: User, *others: User, version: str) -> Room:
@@ -32,12 +32,12 @@ async def _meet(room: Room, alice: User, bob: User) -> dict[str, str]:
 @story(
     "Alice and Bob change topic and name while their servers cannot hear each other; then both see the same of each",
     shows="server-server API, 'Room State Resolution'",
-    needs=users(2) + servers(2) + OWN_SERVER,
+    needs=users(2) + servers(2) + OWN_SERVER + feature("room version 12"),
     time_limit_s=180,
 )
 async def topics(scene: Scene) -> None:
     alice, bob = scene.users
-    rooms = [await _room_with_power(alice, bob, version=version) for version in ("10", "11")]
+    rooms = [await _room_with_power(alice, bob, version=version) for version in ("10", "11", "12")]
     await bob.server.stop()
     for room in rooms:
         for number in range(3):
@@ -65,13 +65,13 @@ async def topics(scene: Scene) -> None:
 
 @story(
     "Alice bans Bob, whose server does not hear it, while he sets a topic and kicks: then the ban stands, and no more",
-    shows="server-server API, 'Room State Resolution'; room version 2, 'State resolution'",
-    needs=users(4) + servers(2) + OWN_SERVER,
+    shows="server-server API, 'Room State Resolution'; room versions 2 and 12, 'State resolution'",
+    needs=users(4) + servers(2) + OWN_SERVER + feature("room version 12"),
     time_limit_s=180,
 )
 async def bans(scene: Scene) -> None:
     alice, bob, carol, dan = scene.users
-    rooms = [await _room_with_power(alice, bob, carol, dan, version=version) for version in ("10", "11")]
+    rooms = [await _room_with_power(alice, bob, carol, dan, version=version) for version in ("10", "11", "12")]
     before = [await same_state(room, carol, dan) for room in rooms]
     await bob.server.stop()
     for room in rooms:

@@ -69,6 +69,8 @@ async def through_another(scene: Scene) -> None:
     answer = await carol.request("POST", path_of("join", room.id), {}, query={"via": bob.server.name})
     check(answer.status >= 400, "no way through a server that is not in the room", came=answer.status)
     await bob.join(room, via=alice.server)
+    # A server may let others in only when it has all of the state.
+    await same_state(room, alice, bob)
     await carol.join(room, via=bob.server)
     for speaker, words in ((alice, "one"), (bob, "two"), (carol, "three")):
         said = await speaker.say(room, words)
@@ -167,9 +169,12 @@ async def private(scene: Scene) -> None:
 async def kicked_and_banned(scene: Scene) -> None:
     alice, bob = scene.users
     room = await alice.create_room_with(bob, preset="public_chat")
+    # Who begins to look when it is over is not told of a room that they have left.
+    await bob.until("the room", lambda view: room.id in view.joined)
     await alice.kick(room, bob, reason="Too loud")
     await bob.until("to be kicked", lambda view: view.room(room).membership == "leave")
     await bob.join(room, via=alice.server)
+    await bob.until("the room again", lambda view: room.id in view.joined)
     await alice.ban(room, bob, reason="Still too loud")
     await bob.until("to be banned", lambda view: view.room(room).member(bob.user_id) == "ban")
     secret = await alice.say(room, "Now we are alone")

@@ -81,23 +81,23 @@ async def hostile_names(scene: Scene) -> None:
 
 
 @story(
-    "Pictures, sound and plain text are shown in place; what a browser might run is offered for saving",
+    "Pictures, sound and plain text may be shown in place; what a browser might run is offered for saving",
     shows="client-server API, 'Serving inline content'",
     needs=users(1),
 )
 async def shown_or_saved(scene: Scene) -> None:
     (alice,) = scene.users
+    # "Server implementations might decide … that all downloads are responded to with attachment."
+    either = ("inline", "attachment")
     for kinds, expected in (
-        (
-            ("image/png", "image/jpeg", "image/webp", "audio/ogg", "video/mp4", "text/plain", "application/json"),
-            "inline",
-        ),
-        (("text/html", "image/svg+xml", "application/xhtml+xml", "application/javascript", "text/xml"), "attachment"),
-        (("IMAGE/SVG+XML", "text/html; charset=utf-8", "Text/HTML", "application/pdf", "x/y"), "attachment"),
+        (("image/png", "image/jpeg", "image/webp", "audio/ogg", "video/mp4", "text/plain", "application/json"), either),
+        (("text/html", "image/svg+xml", "application/xhtml+xml", "application/javascript", "text/xml"), either[1:]),
+        (("IMAGE/SVG+XML", "text/html; charset=utf-8", "Text/HTML", "application/pdf", "x/y"), either[1:]),
     ):
         for kind in kinds:
             answer = await alice.download(await alice.upload(b"<svg onload='alert(1)'/>", kind, filename="a.bin"))
-            check_equal(expected, disposition_of(answer), f"what becomes of {kind}")
+            found = disposition_of(answer)
+            check(found in expected, f"{' or '.join(expected)} for {kind}", came=found)
             told = answer.headers.get("content-type", "").partition(";")[0].lower()
             check_equal(kind.partition(";")[0].lower(), told, "the type of the file")
 

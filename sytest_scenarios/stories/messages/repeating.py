@@ -3,7 +3,7 @@
 from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import story, users
+from sytest_scenarios.story import feature, story, users
 
 HELLO = {"msgtype": "m.text", "body": "hello"}
 
@@ -11,7 +11,7 @@ HELLO = {"msgtype": "m.text", "body": "hello"}
 @story(
     "Alice's phone and her laptop use the same transaction ID, and two messages are said",
     shows="client-server API, 'Transaction identifiers': the scope is a single device",
-    needs=users(2),
+    needs=users(2) + feature("password login"),
 )
 async def by_device(scene: Scene) -> None:
     alice, bob = scene.users
@@ -68,7 +68,7 @@ async def at_once(scene: Scene) -> None:
 @story(
     "The device that sent a message knows it again by its transaction ID; nobody else is told that",
     shows="client-server API, 'Local echo': unsigned, transaction_id",
-    needs=users(2),
+    needs=users(2) + feature("password login"),
 )
 async def known_again(scene: Scene) -> None:
     alice, bob = scene.users

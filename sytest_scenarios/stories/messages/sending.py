@@ -36,7 +36,7 @@ async def takes_back(scene: Scene) -> None:
     check_equal({}, (await bob.event(room, said))["content"], "the content of the redacted message")
 
 
-@story("Bob cannot take back what Alice said", shows="rooms, 'Redactions': power level redact", needs=users(2))
+@story("Bob cannot take back what Alice said", shows="client-server API, 'Redactions'", needs=users(2))
 async def not_anothers(scene: Scene) -> None:
     alice, bob = scene.users
     room = await alice.create_room_with(bob)

@@ -163,7 +163,7 @@ async def whole_numbers(scene: Scene) -> None:
 
 @story(
     "Bob may not shout at the whole room; Alice may, and to Carol it is a highlight",
-    shows="client-server API, 'Push rules': .m.rule.roomnotif; m.room.power_levels: notifications",
+    shows="client-server API, 'Push Rules': .m.rule.is_room_mention; m.room.power_levels: notifications",
     needs=users(3),
 )
 async def at_room(scene: Scene) -> None:

@@ -5,7 +5,11 @@ from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import story, users
 
 
-@story("Alice kicks Bob, who learns why; he could not have kicked her", shows="rooms, 'Kicking'", needs=users(2))
+@story(
+    "Alice kicks Bob, who learns why; he could not have kicked her",
+    shows="client-server API, 'Leaving rooms': kick",
+    needs=users(2),
+)
 async def kicks(scene: Scene) -> None:
     alice, bob = scene.users
     room = await alice.create_room_with(bob)
@@ -20,7 +24,9 @@ async def kicks(scene: Scene) -> None:
 
 
 @story(
-    "Bob, who is banned, comes back only when he is unbanned", shows="rooms, 'Banning users in a room'", needs=users(2)
+    "Bob, who is banned, comes back only when he is unbanned",
+    shows="client-server API, 'Banning users in a room'",
+    needs=users(2),
 )
 async def bans(scene: Scene) -> None:
     alice, bob = scene.users
@@ -35,7 +41,9 @@ async def bans(scene: Scene) -> None:
     check_equal("join", (await alice.members(room)).get(bob.user_id), "Bob's membership")
 
 
-@story("Bob may set the topic once Alice has given him the power", shows="rooms, 'm.room.power_levels'", needs=users(2))
+@story(
+    "Bob may set the topic once Alice has given him the power", shows="client-server API, 'Permissions'", needs=users(2)
+)
 async def gives_power(scene: Scene) -> None:
     alice, bob = scene.users
     room = await alice.create_room_with(bob, preset="private_chat")

@@ -51,7 +51,7 @@ async def by_a_moderator(scene: Scene) -> None:
 
 
 @story(
-    "Who may not even take back their own is told so; who may do both needs both",
+    "Bob, who may send no redactions, cannot take back his own words; Carol, who may, takes them back",
     shows="m.room.power_levels: m.room.redaction events, and redact 'additionally' for those of others",
     needs=users(3),
 )

@@ -7,7 +7,7 @@ from sytest_scenarios.asking import JsonObject, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import setting, story, users
+from sytest_scenarios.story import feature, setting, story, users
 
 
 async def says(user: User, presence: str, message: str | None = None) -> None:
@@ -24,7 +24,7 @@ async def presence(user: User, other: User) -> JsonObject:
 @story(
     "Alice is told when Bob comes online, goes away for tea, and leaves",
     shows="client-server API, 'Presence'",
-    needs=users(2),
+    needs=users(2) + feature("presence"),
     tags=["smoke"],
 )
 async def comes_and_goes(scene: Scene) -> None:
@@ -46,7 +46,7 @@ async def comes_and_goes(scene: Scene) -> None:
 @story(
     "Bob comes online by looking, and Alice is told",
     shows="client-server API, GET /sync: set_presence",
-    needs=users(2),
+    needs=users(2) + feature("presence"),
 )
 async def by_syncing(scene: Scene) -> None:
     alice, bob = scene.users
@@ -61,7 +61,7 @@ async def by_syncing(scene: Scene) -> None:
 @story(
     "Bob looks in secretly: he syncs, and is not online by it",
     shows="client-server API, GET /sync: set_presence=offline",
-    needs=users(2),
+    needs=users(2) + feature("presence"),
 )
 async def secretly(scene: Scene) -> None:
     alice, bob = scene.users
@@ -78,7 +78,7 @@ async def secretly(scene: Scene) -> None:
 @story(
     "Eve, who shares no room with Bob, is not told when he comes, and cannot ask",
     shows="client-server API, 'Presence': sent to interested parties where users share a room membership",
-    needs=users("Alice", "Bob", "Eve"),
+    needs=users("Alice", "Bob", "Eve") + feature("presence"),
 )
 async def not_to_strangers(scene: Scene) -> None:
     alice, bob, eve = scene.users
@@ -99,7 +99,7 @@ async def not_to_strangers(scene: Scene) -> None:
 @story(
     "Bob has left the last room that he shared with Alice: she is told no more of him",
     shows="client-server API, 'Presence': where users share a room membership",
-    needs=users(3),
+    needs=users(3) + feature("presence"),
 )
 async def after_leaving(scene: Scene) -> None:
     alice, bob, carol = scene.users
@@ -118,7 +118,7 @@ async def after_leaving(scene: Scene) -> None:
 @story(
     "Alice joins a room and is told who is there",
     shows="client-server API, 'Presence'; GET /sync: presence",
-    needs=users(2),
+    needs=users(2) + feature("presence"),
 )
 async def on_joining(scene: Scene) -> None:
     alice, bob = scene.users
@@ -133,7 +133,7 @@ async def on_joining(scene: Scene) -> None:
 @story(
     "Eve cannot say for Bob that he is away, nor anybody what is no presence",
     shows="client-server API, PUT /presence/{userId}/status: You cannot set the presence state of another user",
-    needs=users("Bob", "Eve"),
+    needs=users("Bob", "Eve") + feature("presence"),
 )
 async def not_for_others(scene: Scene) -> None:
     bob, eve = scene.users
@@ -152,7 +152,7 @@ async def not_for_others(scene: Scene) -> None:
 @story(
     "Bob's client is heard of no more: Alice is told that he is offline, though he did not say so",
     shows="client-server API, 'Presence': offline, not connected to an event stream",
-    needs=users(2) + setting("away in a second"),
+    needs=users(2) + feature("presence") + setting("away in a second"),
 )
 async def gone_without_a_word(scene: Scene) -> None:
     alice, bob = scene.users

@@ -7,9 +7,9 @@ from sytest_scenarios.asking import together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import Answer
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import ADMIN_SECRET, setting, story, users
+from sytest_scenarios.story import ADMIN_SECRET, feature, setting, story, users
 
-RULE = "homeserver/rooms/access.py: what does not exist is refused in the same words as what may not be read"
+RULE = "promise: what does not exist is refused in the same words as what may not be read"
 
 
 @story(
@@ -41,11 +41,7 @@ async def private_room(scene: Scene) -> None:
 @story(
     "Eve cannot tell a private room from one that does not exist",
     shows=RULE,
-    needs=users(2),
-    unlike={
-        "synapse": "answers 400 to a summary of a room that is not there, and 404 of one that is; the spec,"
-        " 'Room Summaries', says 404 of one that is not found"
-    },
+    needs=users(2) + feature("promises of Sennit"),
 )
 async def no_such_room(scene: Scene) -> None:
     alice, bob = scene.users

@@ -7,7 +7,10 @@ from sytest_scenarios.story import feature, story, users
 
 
 @story(
-    "Alice is known to the server as who she is", shows="client-server API, 'whoami'", needs=users(1), tags=["smoke"]
+    "Alice is known to the server as who she is",
+    shows="client-server API, 'Current account information'",
+    needs=users(1),
+    tags=["smoke"],
 )
 async def whoami(scene: Scene) -> None:
     (alice,) = scene.users
@@ -56,7 +59,7 @@ async def only_with_a_token(scene: Scene) -> None:
 
 @story(
     "Alice logs out at one device and goes on at the other",
-    shows="client-server API, 'Logout'",
+    shows="client-server API, 'Login': POST /logout",
     needs=users(1) + feature("password login"),
 )
 async def logs_out_one_device(scene: Scene) -> None:

@@ -9,7 +9,7 @@ from sytest_scenarios.story import ADMIN_SECRET, story
 PROMISE = "docs/scenarios.md: accounts by the shared secret, as Synapse's tools make them"
 
 
-@story("What is asked for with the secret is given once", shows=PROMISE, needs=ADMIN_SECRET)
+@story("Who knows the secret makes an account, and no second one by the same nonce", shows=PROMISE, needs=ADMIN_SECRET)
 async def once(scene: Scene) -> None:
     secret = scene.server.host.admin_secret or ""
     nonce = text(await scene.server.get(BY_SECRET), "nonce")

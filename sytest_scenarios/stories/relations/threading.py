@@ -160,5 +160,6 @@ async def receipts_apart(scene: Scene) -> None:
         if bob.user_id in readers.get("m.read", {})
     }
     check_equal({root: "main", answer: root}, receipts, "Bob's receipts and their threads")
+    beside = await alice.say(room, "beside")
     with refused(400, "M_INVALID_PARAM", what="a receipt in a thread for what is beside it"):
-        await bob.read(room, await alice.say(room, "beside"), thread_id=root)
+        await bob.read(room, beside, thread_id=root)

@@ -8,7 +8,7 @@ from sytest_scenarios.expect import Failed, check, check_equal, refused
 from sytest_scenarios.http import path_of
 from sytest_scenarios.props.agreeing import all_texts
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import OWN_SERVER, servers, story, users
+from sytest_scenarios.story import OWN_SERVER, feature, servers, story, users
 
 
 @story(
@@ -160,7 +160,7 @@ async def not_yet_sent(scene: Scene) -> None:
 @story(
     "Who logged out stays out though the server was killed at once, and who logged in stays in",
     shows="docs/architecture.md: a crash loses nothing that was answered; client-server API, 'Using access tokens'",
-    needs=users(1) + OWN_SERVER,
+    needs=users(1) + OWN_SERVER + feature("password login"),
     time_limit_s=120,
 )
 async def sessions(scene: Scene) -> None:

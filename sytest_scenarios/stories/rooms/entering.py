@@ -17,7 +17,9 @@ async def makes_a_room(scene: Scene) -> None:
     check_equal({alice.user_id: "join"}, await alice.members(room), "the members")
 
 
-@story("Bob is invited, sees by whom and to what, and joins", shows="client-server API, 'Inviting'", needs=users(2))
+@story(
+    "Bob is invited, sees by whom and to what, and joins", shows="client-server API, 'Room membership'", needs=users(2)
+)
 async def invited(scene: Scene) -> None:
     alice, bob = scene.users
     room = await alice.create_room(invite=[bob], name="The kitchen")
@@ -40,7 +42,9 @@ async def declines(scene: Scene) -> None:
 
 
 @story(
-    "A private room is closed to those who were not invited", shows="rooms, 'Join rules'", needs=users("Alice", "Eve")
+    "A private room is closed to those who were not invited",
+    shows="client-server API, 'Joining rooms'",
+    needs=users("Alice", "Eve"),
 )
 async def closed(scene: Scene) -> None:
     alice, eve = scene.users

@@ -11,7 +11,7 @@ from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.http import Answer
 from sytest_scenarios.props.signing_up import fresh_name
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import ADMIN_SECRET, setting, story, users
+from sytest_scenarios.story import ADMIN_SECRET, feature, setting, story, users
 
 JWT = setting("JWT login") + ADMIN_SECRET
 SSO = "SSO back-ends"
@@ -74,7 +74,7 @@ async def by_a_bad_jwt(scene: Scene) -> None:
 @story(
     "Alice's phone lets her laptop in, once",
     shows="client-server API, 'Login': POST /_matrix/client/v1/login/get_token, m.login.token",
-    needs=users(1),
+    needs=users(1) + feature("password login"),
     expected_to_fail=LOGIN_TOKENS,
 )
 async def by_another_device(scene: Scene) -> None:
