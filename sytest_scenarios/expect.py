@@ -60,7 +60,8 @@ def refused(*reasons: int | str, what: str) -> Iterator[None]:
     """Expect the requests inside to be refused, with one of these statuses and one of these errcodes (none: any).
 
     `refused(403, "M_FORBIDDEN", what=…)`, `refused(400, 404, what=…)`. On the stream, which has no statuses, only the
-    errcode is looked at. Only the first refusal is seen: put one request inside.
+    errcode is looked at. Only the first refusal is seen: put one request inside. A refusal for its rate, or because the
+    server does not know the endpoint, is none unless its errcode is among the reasons.
     """
     statuses = [each for each in reasons if isinstance(each, int)]
     errcodes = [each for each in reasons if isinstance(each, str)]
@@ -68,8 +69,11 @@ def refused(*reasons: int | str, what: str) -> Iterator[None]:
     try:
         yield
     except Refused as refusal:
+        if refusal.errcode == "M_LIMIT_EXCEEDED" and refusal.errcode not in errcodes and 429 not in statuses:
+            raise
+        unserved = refusal.status in (404, 405) and refusal.errcode == "M_UNRECOGNIZED" and not errcodes
         wrong_status = statuses and refusal.status and refusal.status not in statuses
-        if wrong_status or (errcodes and refusal.errcode not in errcodes) or refusal.status >= 500:
+        if wrong_status or (errcodes and refusal.errcode not in errcodes) or refusal.status >= 500 or unserved:
             raise Failed(wanted, refusal.came) from None
     else:
         raise Failed(wanted, "success")

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
@@ -19,19 +20,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from twisted.internet.defer import DeferredLock
 
 from .actors import Server, User
-from .asking import ask, sleep, text, unhurried
+from .asking import LONGEST_RATE_LIMIT_OF_OTHERS_S, LONGEST_RATE_LIMITS_S, ask, sleep, text, unhurried
 from .discovery import PATH as WELL_KNOWN
 from .discovery import discover, with_scheme
 from .expect import Failed, Skipped, shown
 from .features import FEATURES
-from .http import Answer, NoAnswer, Web
+from .http import Answer, NoAnswer, Web, said_of
 from .journal import Journal
 
 if TYPE_CHECKING:
     from .launching import Process
 
 SHARED_SECRET_PATH: Final = "/_synapse/admin/v1/register"
-LONGEST_ACCOUNT_LIMIT_S: Final = 60.0
+WAY_TO_AN_ACCOUNT: Final = "a way to make an account (open registration, --registration-token or --admin-secret)"
 _NUMBERS: Final = count(1)
 
 
@@ -106,6 +107,8 @@ class Host:
             self.implementation = self.implementation or str(about.get("name", "")).casefold()
         except (Failed, AttributeError):
             pass  # it has no federation on this port, and need not say
+        if any(each.startswith("org.sennit.") for each in self.unstable_features):
+            self.implementation = self.implementation or "sennit"
 
     @property
     def _glance_s(self) -> float:
@@ -139,6 +142,8 @@ class Host:
                     self._missing[feature] = silence
                 except Failed as failure:
                     self._missing[feature] = f"could not be probed: {failure}"
+                except (LookupError, TypeError, AttributeError, ValueError) as error:
+                    self._missing[feature] = f"could not be probed: an answer of another form ({said_of(error)})"
             found = self._missing[feature]
         finally:
             self._probing[feature].release()
@@ -210,7 +215,7 @@ class Host:
             if left and all(each in ours for each in left):
                 return {"type": left[0], "session": found.get("session"), **ours[left[0]]}
         raise Failed(
-            "a way to make an account (open registration, --registration-token or --admin-secret)",
+            WAY_TO_AN_ACCOUNT,
             shown(json.loads(answer.body) if found else answer.body.decode("utf-8", "replace")),
         )
 
@@ -224,11 +229,12 @@ async def _patiently(server: Server, method: str, path: str, body: Any, name: st
     with server.journal.wait():
         # One story at a time waits, in the order in which they came.
         await server.host.waiting.acquire()
+        ends = time.monotonic() + LONGEST_RATE_LIMITS_S
         try:
             while True:
                 answer = await server.request(method, path, body, who=name)
                 wait_s = answer.retry_after_s
-                if wait_s is None or wait_s > LONGEST_ACCOUNT_LIMIT_S:
+                if wait_s is None or wait_s > LONGEST_RATE_LIMIT_OF_OTHERS_S or time.monotonic() > ends:
                     return answer
                 server.journal.limited -= 1
                 await sleep(wait_s)

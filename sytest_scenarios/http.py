@@ -18,9 +18,12 @@ from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet import defer, error
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
+from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseFailed
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
 
 from .clock import REACTOR
 from .expect import Failed, Refused, shown
@@ -106,7 +109,7 @@ class Web:
 
     def __init__(self, *, ca_file: str | None = None, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
-        self._coming_bytes = 0
+        self.coming_bytes = 0
         self.pool = HTTPConnectionPool(REACTOR)
         self.pool.maxPersistentPerHost = 64
         self.pool.cachedConnectionTimeout = IDLE_CONNECTION_S
@@ -164,26 +167,53 @@ class Web:
         response = await self._client.request(
             method, url, data=body, headers=said, allow_redirects=False, unbuffered=True
         )
-        parts: list[bytes] = []
-        size = 0
-
-        def collect(part: bytes) -> None:
-            nonlocal size
-            size += len(part)
-            self._coming_bytes += len(part)
-            if size > LARGEST_ANSWER_BYTES or self._coming_bytes > LARGEST_ANSWERS_BYTES:
-                raise Failed(f"an answer to {name}", f"more than {size} bytes")
-            parts.append(part)
-
+        coming = _Body(self, name)
+        response.deliverBody(coming)
         try:
-            await response.collect(collect)
+            await coming.whole
         finally:
-            self._coming_bytes -= size
+            self.coming_bytes -= coming.size
         found = {
             key.decode("latin-1").lower(): values[-1].decode("latin-1")
             for key, values in response.headers.getAllRawHeaders()
         }
-        return Answer(name, response.code, found, b"".join(parts))
+        return Answer(name, response.code, found, b"".join(coming.parts))
+
+
+class _Body(Protocol):
+    """The body of an answer as it comes; the connection ends with the wish for it."""
+
+    def __init__(self, web: Web, name: str) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.whole: Deferred[None] = Deferred(lambda _: self._break_off())
+        self._web = web
+        self._name = name
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take in a part of it."""
+        if self.whole.called:
+            return
+        self.size += len(data)
+        self._web.coming_bytes += len(data)
+        self.parts.append(data)
+        if self.size > LARGEST_ANSWER_BYTES or self._web.coming_bytes > LARGEST_ANSWERS_BYTES:
+            self.whole.errback(Failed(f"an answer to {self._name}", f"more than {self.size} bytes"))
+            self._break_off()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell that it is whole, or that the connection has broken off before."""
+        if self.whole.called:
+            return
+        # Without a length, the end of the connection is the end of the body.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(None)
+        else:
+            self.whole.errback(reason)
+
+    def _break_off(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
 
 
 def url_of(base: str, path: str, query: Mapping[str, Any]) -> str:

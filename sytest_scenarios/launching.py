@@ -1,9 +1,9 @@
 """Starting a homeserver as a TOML file describes it, on free ports of loopback, in a folder of its own.
 
-`servers/*.toml` are examples. The keys, in whose texts `${…}` is replaced:
+`servers/*.toml` are examples. The keys, in whose texts `${…}` is replaced, and `$$` by `$`:
 
     name             what the report calls it                      implementation   lower case: sennit, synapse, …
-    command          a list of words; it stays in the foreground   prepare, finish  commands before and after
+    command          a list of words; it stays in the foreground   prepare, finish  lists of commands before and after
     url              where the client-server API is                ready            a path that answers 200 when it runs
     server_name      the name of the server                        start_timeout_s  how long it may take; 60
     database         sqlite, mariadb, …                            federates        whether several of them can talk
@@ -30,8 +30,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -83,7 +83,8 @@ class Description:
         """Read a file, or the one of `servers/` that is called so; CannotStart if it is not as described above."""
         try:
             found = cls(**_keys(path, Path()))
-        except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+            found.check()
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise CannotStart(f"{path}: {str(error).replace('Description.__init__()', 'a start file')}") from None
         # What the environment says is meant as it is, not as a template.
         said = {
@@ -93,6 +94,13 @@ class Description:
         }
         return replace(found, variables={**found.variables, **said})
 
+    def check(self) -> None:
+        """Raise TypeError where a value is not of the kind that its key wants."""
+        for kind, names in _KINDS.items():
+            for name in names:
+                if not _FITS[kind](getattr(self, name)):
+                    raise TypeError(f"{name} must be {kind}")
+
     def set_to(self, name: str | None) -> Description:
         """Return the description of a server of this setting; Skipped if the file has none of that name."""
         if name is None:
@@ -100,6 +108,34 @@ class Description:
         if name not in self.settings:
             raise Skipped(f"{self.name} cannot be set to {name!r}: no [settings.{json.dumps(name)}] in its start file")
         return replace(self, variables={**self.variables, **self.settings[name]})
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+_FITS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "a text": lambda value: isinstance(value, str),
+    "a list of texts": _are_texts,
+    "a list of lists of texts": lambda value: isinstance(value, list | tuple) and all(map(_are_texts, value)),
+    "a table of texts": _is_table,
+    "a table of tables of texts": lambda value: isinstance(value, dict) and all(map(_is_table, value.values())),
+    "a number": lambda value: isinstance(value, int | float),
+    "true or false": lambda value: isinstance(value, bool),
+}
+_KINDS: Final[Mapping[str, Sequence[str]]] = {
+    "a text": ("name", "url", "server_name", "implementation", "ready"),
+    "a list of texts": ("command", "required"),
+    "a list of lists of texts": ("prepare", "finish"),
+    "a table of texts": ("files", "environment", "variables"),
+    "a table of tables of texts": ("settings",),
+    "a number": ("start_timeout_s",),
+    "true or false": ("federates",),
+}
 
 
 class Process:
@@ -156,6 +192,7 @@ class Process:
             running = self._running
             if running is None or running.poll() is not None:
                 code = None if running is None else running.returncode
+                self.kill_now()
                 raise CannotStart(f"{self._description.name} ended with {code} instead of starting:\n{self.log()}")
             if time.monotonic() > deadline:
                 await self.kill()
@@ -164,16 +201,12 @@ class Process:
             await sleep(0.1)
 
     async def stop(self) -> None:
-        """Stop it with SIGTERM, and with SIGKILL if that does not help."""
+        """Stop it, and what it has started, with SIGTERM, and with SIGKILL if that does not help."""
         running = self._running
         if running is not None:
-            running.send_signal(signal.SIGTERM)
-            try:
-                await deferToThread(running.wait, STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                await self.kill()
-            self._running = None
-            self._dismiss_guard()
+            _signal_group(running, signal.SIGTERM)
+            await deferToThread(_wait_for_group, running, STOP_TIMEOUT_S)
+            self.kill_now()
 
     async def kill(self) -> None:
         """Kill it."""
@@ -183,7 +216,7 @@ class Process:
         """Kill it, with no reactor needed."""
         running, self._running = self._running, None
         if running is not None:
-            running.kill()
+            _signal_group(running, signal.SIGKILL)
             running.wait()
         self._dismiss_guard()
 
@@ -204,7 +237,14 @@ class Process:
         with (self.folder / "output.log").open("ab") as log:
             try:
                 self._running = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=self._environment()
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.folder,
+                    env=self._environment(),
+                    # Behind a script or a tool that builds may be the server itself: it is stopped with them.
+                    start_new_session=True,
                 )
             except OSError as error:
                 raise CannotStart(f"{command[0]}: {error}") from None
@@ -250,7 +290,24 @@ class Process:
         try:
             return Template(text).substitute(self._values)
         except (KeyError, ValueError) as error:
-            raise CannotStart(f"{self._description.name}: unknown or broken placeholder: {error}") from None
+            what = f"unknown or broken placeholder ({error}); a $ that begins none is written $$"
+            raise CannotStart(f"{self._description.name}: {what}, in {text[:200]!r}") from None
+
+
+def _signal_group(running: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to a process and all that it has started; tell whether one of them is there."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(running.pid, number)
+        return True
+    return False
+
+
+def _wait_for_group(running: subprocess.Popen[bytes], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    with suppress(subprocess.TimeoutExpired):
+        running.wait(limit_s)
+        while _signal_group(running, 0) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def free_port(address: str = "127.0.0.1") -> int:

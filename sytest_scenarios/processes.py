@@ -21,10 +21,11 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from twisted.internet import defer, error
+from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.protocols.basic import Int32StringReceiver
@@ -33,7 +34,7 @@ from twisted.python.failure import Failure
 from .clock import REACTOR
 from .expect import Failed
 from .launching import CannotStart
-from .runner import Outcome, Result, Settings, as_given, in_order, tell_all
+from .runner import Outcome, Result, Settings, all_done, as_given, in_order, tell_all
 from .story import Story
 from .telling import LARGEST_MESSAGE_BYTES, TELLING, WorldOrder
 from .world import World
@@ -54,7 +55,7 @@ class Teller(Protocol):
         ...
 
     async def open(self) -> None:
-        """Have the first server there; Failed if it is no homeserver, CannotStart if it does not start."""
+        """Have the first server there; Failed if it cannot be judged, CannotStart if it does not start."""
         ...
 
     async def tell_all(self, stories: Sequence[Story], on_result: OnResult) -> list[Result]:
@@ -140,7 +141,7 @@ class ManyProcesses:
         # Once more for what was left to a process that has died meanwhile.
         while self._left and (willing := [each for each in self._processes if each.is_willing]):
             busy = [Deferred.fromCoroutine(keep_busy(each)) for each in willing for _ in range(self._settings.jobs)]
-            await defer.gatherResults(busy, consumeErrors=True)
+            await all_done(busy)
         for story in self._left:
             ends = "; ".join(dict.fromkeys(each.end for each in self._processes if each.end))
             result = Result(story, Outcome.NOT_TOLD, ends or "no process is left to tell it")
@@ -159,10 +160,11 @@ class ManyProcesses:
         return Deferred.fromCoroutine(self._end(GIVING_UP_LIMIT_S))
 
     async def _end(self, limit_s: float) -> None:
-        for each in self._processes:
+        started = [each for each in self._processes if each.transport is not None]
+        for each in started:
             each.finish()
         timer = REACTOR.callLater(limit_s, self._kill_all)
-        for each in self._processes:
+        for each in started:
             await each.ended
         if timer.active():
             timer.cancel()
@@ -240,8 +242,8 @@ class _Process(ProcessProtocol):
     def finish(self) -> None:
         """Let it stop its servers and end."""
         self.end = self.end or "the run is over"
-        if self.transport is not None:
-            self.transport.closeStdin()
+        assert self.transport is not None
+        self.transport.closeStdin()
 
     def kill(self) -> None:
         """Kill it; its servers end with it."""
@@ -287,7 +289,9 @@ class _Process(ProcessProtocol):
     def _send(self, *message: object) -> None:
         assert self.transport is not None
         data = pickle.dumps(message)
-        self.transport.writeToChild(0, struct.pack("!I", len(data)) + data)
+        # Its input may be closed already: then its end is about to be told.
+        with suppress(KeyError):
+            self.transport.writeToChild(0, struct.pack("!I", len(data)) + data)
 
 
 def _how(end: BaseException | None) -> str:

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.ssl import optionsForClientTLS
 
-from .asking import LONGEST_RATE_LIMIT_OF_OTHERS_S, sleep
+from .asking import LONGEST_RATE_LIMIT_OF_OTHERS_S, LONGEST_RATE_LIMITS_S, sleep
 from .clock import REACTOR
 from .expect import Failed, Refused, shown
 from .http import TooOften, said_of, url_of
@@ -104,6 +104,7 @@ class Stream:
     async def request(self, method: str, **params: Any) -> dict[str, Any]:
         """Make a request and return its result; Refused if it is refused. Limits of others are waited out."""
         host, journal = self.user.server.host, self.user.server.journal
+        ends = time.monotonic() + LONGEST_RATE_LIMITS_S
         while True:
             try:
                 return await self._request(method, params)
@@ -111,7 +112,7 @@ class Stream:
                 wait_ms = (refusal.body or {}).get("retry_after_ms")
                 if host.process is not None or refusal.errcode != "M_LIMIT_EXCEEDED" or not isinstance(wait_ms, int):
                     raise
-                if not 0 <= wait_ms <= LONGEST_RATE_LIMIT_OF_OTHERS_S * 1000:
+                if not 0 <= wait_ms <= LONGEST_RATE_LIMIT_OF_OTHERS_S * 1000 or time.monotonic() > ends:
                     raise TooOften(
                         refusal.expected, refusal.came, status=0, errcode=refusal.errcode, body=refusal.body
                     ) from None
@@ -223,6 +224,8 @@ class Stream:
             self._trouble = failure
         except (ValueError, RecursionError):
             self._trouble = Failed("JSON on the stream", cut(message))
+        except (AttributeError, TypeError):
+            self._trouble = Failed("an update or an answer on the stream", cut(message))
         self._wake()
 
     def ended(self, code: int | None, reason: str) -> None:

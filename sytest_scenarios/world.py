@@ -12,10 +12,12 @@ from typing import Final, Protocol
 
 from twisted.internet.defer import DeferredLock, DeferredSemaphore
 
+from .actors import Server
 from .authority import Authority
-from .expect import Skipped
-from .host import Host
+from .expect import Failed, Skipped
+from .host import WAY_TO_AN_ACCOUNT, Host
 from .http import Web
+from .journal import Journal
 from .launching import CannotStart, Description, Process
 from .story import Needs
 
@@ -38,7 +40,7 @@ class World(Protocol):
         ...
 
     async def open(self) -> None:
-        """Have the first server there; Failed if it is no homeserver, CannotStart if it does not start."""
+        """Have the first server there; Failed if it cannot be judged, CannotStart if it does not start."""
         ...
 
     async def close(self) -> None:
@@ -85,9 +87,14 @@ class UrlWorld:
         return self.hosts[0].implementation
 
     async def open(self) -> None:
-        """Look at all of them."""
+        """Look at all of them, and make an account on each: without, there is little to tell."""
         for host in self.hosts:
             await host.look()
+        for host in self.hosts:
+            try:
+                await host.new_user(Server(host, Journal()), "Probe")
+            except Failed as failure:
+                raise Failed(WAY_TO_AN_ACCOUNT, failure.came) from None
 
     @asynccontextmanager
     async def hosts_for(self, needs: Needs) -> AsyncIterator[list[Host]]:

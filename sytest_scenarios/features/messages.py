@@ -27,4 +27,4 @@ async def _delayed_events(host: Host) -> str | None:
 @probe("promises of Sennit")
 async def _promises_of_sennit(host: Host) -> str | None:
     """What its makers promise, and the specification does not ask for."""
-    return None if host.implementation in ("", "sennit") else "a promise of Sennit's, which no other server has to keep"
+    return None if host.implementation == "sennit" else "a promise of Sennit's, which no other server has to keep"

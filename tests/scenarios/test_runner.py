@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from sytest_scenarios import runner
 from sytest_scenarios.actors import Server, User
-from sytest_scenarios.expect import Failed, check, check_equal, refused
+from sytest_scenarios.expect import Failed, Refused, check, check_equal, refused
 from sytest_scenarios.host import Host
 from sytest_scenarios.http import Web
 from sytest_scenarios.journal import Journal
@@ -28,7 +28,7 @@ from sytest_scenarios.story import Needs, Story, all_stories, feature, users
 from sytest_scenarios.world import UrlWorld
 from tests.support.selection import is_deep
 
-from .played import PLAUSIBLE, STREAMLESS, WRONG, Plausible, Streaming, wrong_server
+from .played import PLAUSIBLE, STREAMLESS, WRONG, Plausible, Streaming, http, wrong_server
 
 
 class _Nowhere:
@@ -329,6 +329,55 @@ def test_refused_wants_the_refusal_that_it_names() -> None:
         refused(403, what="a message"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "sentence"),
+    [
+        (404, "M_UNRECOGNIZED", "to be refused with 403 or 404; got no such endpoint"),
+        (405, "M_UNRECOGNIZED", "to be refused with 403 or 404; got no such endpoint"),
+        (429, "M_LIMIT_EXCEEDED", "the request to succeed; got no such endpoint"),
+    ],
+)
+def test_what_is_not_served_or_asked_too_often_is_not_refused(status: int, errcode: str, sentence: str) -> None:
+    refusal = Refused("the request to succeed", "no such endpoint", status=status, errcode=errcode, body={})
+    with pytest.raises(Failed, match=sentence), refused(403, 404, what="a message"):
+        raise refusal
+    with refused(status, errcode, what="a message"):
+        raise refusal
+
+
+@pytest.mark.parametrize("implementation", ["", "elsewhere"])
+@pytest_twisted.ensureDeferred
+async def test_what_sennit_has_not_yet_is_no_excuse_for_others(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Nowhere, "implementation", implementation)
+    story = _story(_fails, expected_to_fail="expiry")
+    assert Outcome.FAILED is (await tell(story, _Nowhere(), Settings())).outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_probe_that_gets_an_answer_of_another_form_skips() -> None:
+    with wrong_server(PLAUSIBLE["a list"]) as url:
+        world = UrlWorld([url], web=Web())
+        result = await tell(_story(_passes, needs=feature("presence")), world, Settings())
+        await world.close()
+    assert Outcome.SKIPPED is result.outcome
+    assert "could not be probed" in result.sentence
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_makes_no_accounts_is_not_judged() -> None:
+    class Closed(Plausible):
+        def _respond(self, path: str, body: bytes) -> None:
+            super()._respond("/elsewhere" if path.endswith("/register") else path, body)
+
+    with wrong_server(lambda: Closed(http("403 Forbidden", b"{}"))) as url:
+        world = UrlWorld([url], web=Web())
+        with pytest.raises(Failed, match=r"a way to make an account \(open registration, .*; got 403"):
+            await world.open()
+        await world.close()
 
 
 def test_check_says_what_was_expected_and_what_came() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from sytest_scenarios import runner
+from sytest_scenarios import asking, host, runner
 from sytest_scenarios.actors import Server, User
 from sytest_scenarios.expect import Failed, check_equal
 from sytest_scenarios.host import Host
@@ -84,6 +84,36 @@ async def test_a_story_that_fails_for_a_limit_that_it_does_not_wait_out_is_skipp
     assert "refused for its rate, and then expected the status to be 200; got 429" in result.sentence
 
 
+@pytest.mark.parametrize("path", ["/versions", "/register", "/account/whoami"])
+@pytest_twisted.ensureDeferred
+async def test_who_is_told_again_and_again_to_wait_gives_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "LONGEST_RATE_LIMITS_S", 0.1)
+    monkeypatch.setattr(host, "LONGEST_RATE_LIMITS_S", 0.1)
+    refusal = json.dumps({"errcode": "M_LIMIT_EXCEEDED", "error": "Slowly!", "retry_after_ms": 1}).encode()
+
+    class Always(Plausible):
+        def _respond(self, asked: str, body: bytes) -> None:
+            if not asked.endswith(path):
+                return super()._respond(asked, body)
+            assert self.transport is not None
+            self.transport.write(http("429 Too Many Requests", refusal))
+            return None
+
+    async def asks(scene: Scene) -> None:
+        await scene.users[0].get("/account/whoami")
+
+    with wrong_server(lambda: Always(None)) as url:
+        world = UrlWorld([url], web=Web(patience_s=1))
+        if path == "/versions":
+            with pytest.raises(Failed, match=r"a Matrix homeserver at .* 429"):
+                await world.open()
+        else:
+            result = await tell(Story("A story", asks, "area", "area/m.s", "the spec", users(1)), world, Settings())
+            assert Outcome.SKIPPED is result.outcome
+            assert "429" in result.sentence
+        await world.close()
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "wait_s"),
     [
@@ -113,9 +143,9 @@ async def test_a_name_leads_to_its_homeserver(ending: str) -> None:
         wrong_server(lambda: Wrong(http("302 Found", b"", f"Location: {name}/elsewhere"))) as redirected,
     ):
         for url in (name, redirected, there):
-            host = Host(url, Web(patience_s=1))
-            await host.look()
-            assert (there, ["v1.11"]) == (host.url, host.versions)
+            found = Host(url, Web(patience_s=1))
+            await found.look()
+            assert (there, ["v1.11"]) == (found.url, found.versions)
 
 
 @pytest.mark.parametrize("told", ["", "ftp://x", "http://", 7, "nowhere"])
