@@ -7,6 +7,8 @@ nothing to judge: wrong arguments, a server that does not start or is no homeser
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import os
 import secrets
 import shlex
@@ -14,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -24,16 +26,17 @@ from twisted.internet.task import react
 
 from .clock import REACTOR
 from .expect import Failed
+from .hiding import hide
 from .http import PATIENCE_S
 from .launching import SERVERS, CannotStart
 from .processes import ManyProcesses, OneProcess, Teller
-from .reports import Report
+from .reports import Report, plain
 from .reports.html import write_html
 from .reports.junit import write_junit
 from .reports.tap import write_tap
 from .reports.terminal import Terminal
 from .runner import JOBS, Outcome, Result, Settings
-from .story import Story, all_stories, select
+from .story import Story, WrongChoice, all_stories, select
 from .telling import WorldOrder
 
 NOTHING_JUDGED: Final = 2
@@ -47,17 +50,17 @@ FEWEST_STORIES: Final = 10
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
-    stories = select(
-        all_stories(*map(os.path.abspath, arguments.stories)),
-        words=arguments.k or "",
-        areas=arguments.area,
-        tags=arguments.tag,
-    )
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="replace")
+    try:
+        stories = _chosen(arguments)
+    except WrongChoice as error:
+        _complain(error)
+        sys.exit(NOTHING_JUDGED)
     if arguments.list:
         _list(stories)
         return
-    if not stories:
-        sys.exit("sennit-scenarios: no story is called so; --list tells them all")
     ended: list[int] = []
 
     async def until_its_end() -> None:
@@ -75,6 +78,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(INTERRUPTED)
 
 
+def _chosen(arguments: argparse.Namespace) -> list[Story]:
+    """Return the stories that are wanted; WrongChoice if the arguments cannot be meant so."""
+    for path in (arguments.tap, arguments.junit, arguments.html):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise WrongChoice(f"there is no folder for {path}")
+    stories = all_stories(*map(os.path.abspath, arguments.stories))
+    known = {"area": {each.area for each in stories}, "tag": {tag for each in stories for tag in each.tags}}
+    for kind, names in known.items():
+        unknown = set(getattr(arguments, kind)) - names
+        if unknown:
+            raise WrongChoice(f"no {kind} {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+    found = select(stories, words=arguments.k or "", areas=arguments.area, tags=arguments.tag)
+    if not found:
+        raise WrongChoice("no story is called so; --list tells them all")
+    return found
+
+
 async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
     """Tell the stories as the arguments say, write the reports, and exit."""
     folder = Path(tempfile.mkdtemp(prefix="scenarios-"))
@@ -89,15 +109,15 @@ async def run(arguments: argparse.Namespace, stories: list[Story]) -> None:
         REACTOR.removeSystemEventTrigger(trigger)
         giving_up.close()
     except (CannotStart, OSError) as error:
-        print(f"sennit-scenarios: {error}", file=sys.stderr)
+        _complain(error)
     finally:
         if teller is not None:
             try:
                 await teller.close()
             except CannotStart as error:
-                print(f"sennit-scenarios: {error}", file=sys.stderr)
+                _complain(error)
         if arguments.keep:
-            print(f"The folders of the servers: {folder}")
+            print(f"The folders of the servers: {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
     raise SystemExit(status)
@@ -119,13 +139,15 @@ async def _judge(arguments: argparse.Namespace, stories: list[Story], teller: Te
 
     try:
         await teller.open()
-    except Failed as failure:
+    except (Failed, CannotStart) as failure:
         # The reports say so too: whoever reads them alone must not take it for a success.
-        results = [Result(story, Outcome.FAILED, str(failure)) for story in stories]
-        print(f"sennit-scenarios: {failure}", file=sys.stderr)
+        results = [Result(story, Outcome.FAILED, hide(str(failure))) for story in stories]
+        _complain(failure)
         _write(arguments, report_of(results))
         return NOTHING_JUDGED
-    terminal = Terminal(sys.stdout, len(stories) * arguments.repeat, verbose=arguments.verbose)
+    # A report on the standard output has it for itself.
+    out = sys.stderr if "-" in (arguments.tap, arguments.junit, arguments.html) else sys.stdout
+    terminal = Terminal(out, len(stories) * arguments.repeat, verbose=arguments.verbose)
     terminal.begin(teller.title, seed)
     results = await teller.tell_all(stories, terminal.result)
     report = report_of(results)
@@ -133,6 +155,10 @@ async def _judge(arguments: argparse.Namespace, stories: list[Story], teller: Te
     _write(arguments, report)
     bad = {Outcome.FAILED, Outcome.NOT_TOLD} | ({Outcome.UNEXPECTED} if arguments.strict else set())
     return int(any(each.outcome in bad for each in results))
+
+
+def _complain(fault: Exception) -> None:
+    print(f"sennit-scenarios: {plain(hide(str(fault)))}", file=sys.stderr)
 
 
 def _teller(arguments: argparse.Namespace, folder: Path, seed: str, count: int) -> Teller:
@@ -177,7 +203,8 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _processes(arguments: argparse.Namespace, count: int) -> int:
     """Return how many processes do best: a server that is started takes a core beside them."""
-    cores = len(os.sched_getaffinity(0))
+    # Where there is no affinity, all cores are ours.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     best = cores if arguments.url else cores // 2
     return max(1, min(best, MOST_PROCESSES, count // FEWEST_STORIES))
 
@@ -199,6 +226,18 @@ def _list(stories: Sequence[Story]) -> None:
     print(f"{len(stories)} stories")
 
 
+def _above(kind: type[int] | type[float], least: int) -> Callable[[str], float]:
+    """Return what reads a finite number above another one."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least < value < math.inf:
+            raise ValueError
+        return value
+
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sennit-scenarios",
@@ -218,14 +257,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--area", action="append", default=[], help="only stories of this area; may be said several times")
     add("--tag", action="append", default=[], help="only stories with this tag; may be said several times")
     add("--list", action="store_true", help="tell which stories there are, and end")
-    add("--jobs", type=int, default=JOBS, help="stories told at once by each process (%(default)s)")
-    add("--processes", type=int, help="processes that tell stories (as many as do best on this machine)")
+    add("--jobs", type=_above(int, 0), default=JOBS, help="stories told at once by each process (%(default)s)")
+    add("--processes", type=_above(int, 0), help="processes that tell stories (as many as do best on this machine)")
     add("--seed", help="repeats the order and the choices of another run")
-    add("--flaky", type=int, default=0, metavar="N", help="tell a story that failed up to N times more")
-    add("--repeat", type=int, default=1, metavar="N", help="tell every story N times")
-    add("--scale", type=float, default=1.0, help="multiplies the numbers of users and messages where there are many")
-    add("--patience", type=float, default=PATIENCE_S, help="seconds to wait for one answer (%(default)s)")
-    add("--time-factor", type=float, default=1.0, help="multiplies the time limits of the stories, for slow machines")
+    add("--flaky", type=_above(int, -1), default=0, metavar="N", help="tell a story that failed up to N times more")
+    add("--repeat", type=_above(int, 0), default=1, metavar="N", help="tell every story N times")
+    add(
+        "--scale",
+        type=_above(float, 0),
+        default=1.0,
+        help="multiplies the numbers of users and messages where there are many",
+    )
+    add("--patience", type=_above(float, 0), default=PATIENCE_S, help="seconds to wait for one answer (%(default)s)")
+    add(
+        "--time-factor",
+        type=_above(float, 0),
+        default=1.0,
+        help="multiplies the time limits of the stories, for slow machines",
+    )
     add("--strict", action="store_true", help="passing unexpectedly is a failure, too")
     add("--tap", metavar="FILE", help="write TAP; - is the standard output")
     add("--junit", metavar="FILE", help="write JUnit XML")

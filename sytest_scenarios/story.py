@@ -13,6 +13,7 @@ are what the start file of a server can set otherwise, see `launching`.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ TIME_LIMIT_S: Final = 30.0
 STORIES_PACKAGE: Final = "sytest_scenarios.stories"
 
 Tell = Callable[["Scene"], Awaitable[None]]
+
+
+class WrongChoice(Exception):
+    """There are no such stories as are wanted; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +162,20 @@ def story(
 
 
 def all_stories(*folders: str) -> list[Story]:
-    """Load every module under `stories/`, and under further folders of that form, and return their stories, by name."""
+    """Load every module under `stories/`, and under further folders of that form, and return their stories, by name.
+
+    WrongChoice if one is no folder, or an area in it is called as one of the suite's own.
+    """
     package = importlib.import_module(STORIES_PACKAGE)
+    ours = {each.name for each in pkgutil.iter_modules(package.__path__[:1])}
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise WrongChoice(f"{folder} is no folder of stories")
+        taken = ours & {each.name for each in pkgutil.iter_modules([folder])}
+        if taken:
+            raise WrongChoice(
+                f"{folder}: the suite itself has the area {', '.join(sorted(taken))}; choose another name"
+            )
     package.__path__.extend(each for each in folders if each not in package.__path__)
     for module in pkgutil.walk_packages(package.__path__, f"{STORIES_PACKAGE}."):
         importlib.import_module(module.name)

@@ -34,7 +34,7 @@ class Terminal:
 
     def begin(self, title: str, seed: str) -> None:
         """Say what is judged."""
-        self._line(f"{title}; seed {seed}")
+        self._line(f"{plain(title)}; seed {seed}")
 
     def result(self, result: Result) -> None:
         """Say how a story ended; of those that are not told, the first speaks for all."""

@@ -9,8 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import pytest_twisted
+from twisted.internet.error import ProcessTerminated
+from twisted.python.failure import Failure
+
+from sytest_scenarios.processes import _Process
+from sytest_scenarios.story import all_stories
 
 TOLD = """
 @story("Number {number} is told", shows="a promise of ours", tags=["quick"])
@@ -63,6 +70,9 @@ server_name = "x"
 """
 
 
+BEHIND_A_SCRIPT = START.replace("command = [", """command = ["sh", "-c", '"$$@" & wait', "sh", """)
+
+
 class Run:
     """The command, in a folder with stories and a start file."""
 
@@ -72,15 +82,18 @@ class Run:
         (folder / "stories" / "play" / "__init__.py").touch()
         (folder / "stories" / "play" / "acts.py").write_text(STORIES)
         self.start = folder / "start.toml"
-        self.start.write_text(START.replace("PIDS", str(self.pids)).replace("SERVER", SERVER))
+        self.start.write_text(self.start_file(START))
         self.stories = folder / "stories"
 
-    def begin(self, *words: str) -> subprocess.Popen[str]:
+    def start_file(self, form: str) -> str:
+        return form.replace("PIDS", str(self.pids)).replace("SERVER", SERVER)
+
+    def begin(self, *words: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "sytest_scenarios", "--start", str(self.start), "--stories", str(self.stories)]
         return subprocess.Popen(
             [*command, "--area", "play", *words],
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -148,6 +161,47 @@ def test_what_nobody_is_left_for_is_not_told(run: Run) -> None:
 def test_servers_of_a_process_that_was_killed_end(run: Run) -> None:
     run.finish("--processes", "2", "--tag", "deadly", "--repeat", "4")
     assert _soon(lambda: not run.left())
+
+
+def test_a_report_on_the_standard_output_has_it_for_itself(run: Run) -> None:
+    with run.begin(
+        "--processes", "2", "--tag", "quick", "--repeat", "2", "--junit", "-", stderr=subprocess.PIPE
+    ) as running:
+        report, said = running.communicate(timeout=60)
+    assert "20" == ElementTree.fromstring(report.encode())[0].get("tests")
+    assert "20 stories: 20 passed" in said
+
+
+def test_a_server_behind_a_script_is_stopped_with_it(run: Run) -> None:
+    run.start.write_text(run.start_file(BEHIND_A_SCRIPT))
+    status, said = run.finish("--tag", "quick")
+    assert 0 == status, said
+    assert run.pids.read_text() and _soon(lambda: not run.left())
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_server_behind_a_script_does_not_outlive_a_run_that_is_killed(run: Run, processes: str) -> None:
+    run.start.write_text(run.start_file(BEHIND_A_SCRIPT))
+    with run.begin("--processes", processes, "--tag", "endless", "--repeat", "4") as running:
+        assert running.stdout is not None
+        while "Carol has begun" not in (line := running.stdout.readline()):
+            assert line
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate(timeout=20)
+    assert _soon(lambda: not run.left())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_story_for_a_process_whose_input_is_closed_fails_with_its_end() -> None:
+    class Closed:
+        def writeToChild(self, number: int, data: bytes) -> None:
+            raise KeyError(number)
+
+    process = _Process(1)
+    process.transport = Closed()  # type: ignore[assignment]
+    told = process.tell(all_stories()[0])
+    process.processEnded(Failure(ProcessTerminated(None, signal.SIGKILL)))
+    assert "got its end by signal 9" in (await told).sentence
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -93,7 +93,7 @@ def test_terminal_gets_no_escapes_of_a_server(verbose: bool) -> None:
     out = io.StringIO()
     terminal = Terminal(out, 8, verbose=verbose)
     report = _report()
-    terminal.begin("a server", "7")
+    terminal.begin(report.title, "7")
     for each in report.results:
         terminal.result(each)
     terminal.end(report)
