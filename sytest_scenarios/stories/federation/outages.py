@@ -2,7 +2,9 @@
 
 from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal
+from sytest_scenarios.http import Answer, path_of
 from sytest_scenarios.props.agreeing import all_texts, same_state, whole_history
+from sytest_scenarios.props.waiting import eventually
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import OWN_SERVER, servers, story, users
 
@@ -97,14 +99,19 @@ async def leaving_alone(scene: Scene) -> None:
     declined = await alice.create_room(preset="private_chat", invite=[bob])
     public = await alice.create_room(preset="public_chat")
     await bob.until("the invite", lambda view: declined.id in view.invites)
+
+    async def enters() -> Answer:
+        return await bob.request("POST", path_of("join", public.id), {}, query={"via": alice.server.name})
+
     await alice.server.kill()
-    answer = await bob.request("POST", f"/join/{public.id}", {}, query={"via": alice.server.name})
+    answer = await enters()
     check(answer.status >= 400 and answer.errcode, "an error with an errcode", came=f"{answer.status} {answer.body!r}")
     await bob.leave(shared)
     await bob.leave(declined)
     check_equal([], (await bob.get("/joined_rooms")).get("joined_rooms"), "the rooms that Bob is in")
     await bob.until("no invite any more", lambda view: not view.invites)
     await alice.server.start()
-    await bob.join(public, via=alice.server)
+    # Bob's server may leave alone for a moment what did not answer.
+    await eventually("Bob to get in", enters, lambda answer: answer.status == 200, within_s=60)
     await alice.until("Bob to have left", lambda view: view.room(shared).member(bob.user_id) == "leave", within_s=60)
     check_equal("join", text(await alice.state(public, "m.room.member", bob.user_id), "membership"), "Bob's membership")
