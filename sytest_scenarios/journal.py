@@ -16,6 +16,8 @@ from .hiding import hide
 
 KEPT_AT_EACH_END: Final = 100
 KEPT_OF_A_BODY: Final = 4000
+# Where many stories have failed, so much is kept of a body.
+KEPT_WHERE_MANY_FAIL: Final = 200
 
 
 @dataclass(slots=True)
@@ -101,6 +103,17 @@ class Journal:
             yield Step(f"… {self.left_out} steps and requests left out …", 0)
         yield from self.last
 
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return sum(_size(each) for each in (*self.first, *self.last))
+
+    def shorten(self) -> None:
+        """Keep less of the bodies."""
+        for each in (*self.first, *self.last):
+            if isinstance(each, Exchange):
+                each.asked, each.answered = _beginning(each.asked), _beginning(each.answered)
+
     def where(self) -> str:
         """Say where the story stands."""
         if self.under_way:
@@ -111,6 +124,16 @@ class Journal:
         if last is None:
             return "nothing done yet"
         return f"the last thing done: {last.text if isinstance(last, Step) else last}"
+
+
+def _size(entry: Step | Exchange) -> int:
+    # A text takes up to four bytes a character.
+    texts = (entry.text,) if isinstance(entry, Step) else (entry.asked, entry.answered, entry.url)
+    return 300 + sum(2 * len(each) for each in texts)
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= KEPT_WHERE_MANY_FAIL + 30 else f"{text[:KEPT_WHERE_MANY_FAIL]}… (shortened)"
 
 
 def cut(body: bytes | str) -> str:

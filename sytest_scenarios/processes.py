@@ -34,7 +34,7 @@ from twisted.python.failure import Failure
 from .clock import REACTOR
 from .expect import Failed
 from .launching import CannotStart
-from .runner import Outcome, Result, Settings, all_done, as_given, in_order, tell_all
+from .runner import Kept, Outcome, Result, Settings, all_done, as_given, in_order, tell_all
 from .story import Story
 from .telling import LARGEST_MESSAGE_BYTES, TELLING, WorldOrder
 from .world import World
@@ -131,10 +131,11 @@ class ManyProcesses:
         """Hand the stories out, and gather how they ended."""
         self._left = in_order(stories, self._settings)
         results: list[Result] = []
+        kept = Kept()
 
         async def keep_busy(process: _Process) -> None:
             while (story := self._next_for(process)) is not None:
-                result = await process.tell(story)
+                result = kept.keep(await process.tell(story))
                 results.append(result)
                 on_result(result)
 

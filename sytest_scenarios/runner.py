@@ -27,7 +27,7 @@ from twisted.internet.defer import Deferred
 
 from .actors import Server
 from .clock import REACTOR
-from .expect import Failed, Skipped
+from .expect import Failed, Refused, Skipped
 from .hiding import hide
 from .host import Host
 from .http import NoAnswer, TooOften
@@ -38,6 +38,8 @@ from .story import Needs, Story
 from .world import World
 
 JOBS: Final = 8
+# LIMIT: of all courses of a run together; of what fails after that, the beginnings of bodies are kept.
+KEPT_BYTES: Final = 64 * 1024**2
 # Only a server that wants few accounts a second takes that long: each answer is waited for a shorter time.
 PREPARING_LIMIT_S: Final = 900.0
 # So often it is looked whether a story still waits because the server wants fewer requests.
@@ -101,6 +103,21 @@ class Settings:
     shuffle: bool = True
 
 
+class Kept:
+    """What is kept of the courses of stories that failed: all of the first, of the others less."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def keep(self, result: Result) -> Result:
+        """Count the journal of a result, after shortening it where there is much already; return the result."""
+        if result.journal is not None:
+            if self._bytes + result.journal.size > KEPT_BYTES:
+                result.journal.shorten()
+            self._bytes += result.journal.size
+        return result
+
+
 @dataclass(slots=True)
 class _Telling:
     stories: deque[Story]
@@ -108,6 +125,7 @@ class _Telling:
     settings: Settings
     on_result: Callable[[Result], None]
     doubt: Doubt
+    kept: Kept = field(default_factory=Kept)
     results: list[Result] = field(default_factory=list)
 
 
@@ -192,7 +210,7 @@ def as_given(results: Sequence[Result], stories: Sequence[Story]) -> list[Result
 async def _work(telling: _Telling) -> None:
     while telling.stories and not telling.doubt.end:
         story = telling.stories.popleft()
-        result = await tell_again(story, telling.world, telling.settings)
+        result = telling.kept.keep(await tell_again(story, telling.world, telling.settings))
         telling.results.append(result)
         telling.on_result(result)
         await telling.doubt.heed(result)
@@ -245,6 +263,9 @@ async def tell(story: Story, world: World, settings: Settings) -> Result:
     except Failed as failure:
         sentence, where = str(failure), _line_of(failure, story)
         unanswered = isinstance(failure, NoAnswer)
+        if unanswered or (isinstance(failure, Refused) and failure.status >= 500):
+            # What is not there yet is refused; it is no fault of the server.
+            not_yet = None
     except CannotStart as failure:
         sentence = f"expected the server to start; got {failure}"
     except Exception as error:

@@ -28,12 +28,6 @@ async def _invite_blocking(host: Host) -> str | None:
     return _version(host, "v1.18", "org.matrix.msc4380.stable")
 
 
-@probe("shared rooms")
-async def _mutual_rooms(host: Host) -> str | None:
-    """`/mutual_rooms`."""
-    return _version(host, "v1.19", "uk.half-shot.msc2666.query_mutual_rooms.stable")
-
-
 @probe("strangers are not found")
 async def _strangers_are_not_found(host: Host) -> str | None:
     """The search for people is among those who can be seen; the spec leaves it to the server whom else it searches."""

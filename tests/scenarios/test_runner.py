@@ -21,8 +21,8 @@ from sytest_scenarios.actors import Server, User
 from sytest_scenarios.expect import Failed, Refused, check, check_equal, refused
 from sytest_scenarios.host import Host
 from sytest_scenarios.http import Web
-from sytest_scenarios.journal import Journal
-from sytest_scenarios.runner import Outcome, Result, Settings, tell, tell_all
+from sytest_scenarios.journal import Exchange, Journal
+from sytest_scenarios.runner import Kept, Outcome, Result, Settings, tell, tell_all
 from sytest_scenarios.scene import Scene
 from sytest_scenarios.story import Needs, Story, all_stories, feature, users
 from sytest_scenarios.world import UrlWorld
@@ -355,6 +355,27 @@ async def test_what_sennit_has_not_yet_is_no_excuse_for_others(
     monkeypatch.setattr(_Nowhere, "implementation", implementation)
     story = _story(_fails, expected_to_fail="expiry")
     assert Outcome.FAILED is (await tell(story, _Nowhere(), Settings())).outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_of_the_server_is_no_feature_that_is_not_there_yet() -> None:
+    async def breaks(_: Scene) -> None:
+        raise Refused("a message to be taken", "500", status=500, errcode="M_UNKNOWN", body={})
+
+    result = await tell(_story(breaks, expected_to_fail="expiry"), _Nowhere(), Settings())
+    assert Outcome.FAILED is result.outcome
+
+
+def test_of_many_failures_the_first_are_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sytest_scenarios.runner.KEPT_BYTES", 20_000)
+    kept, results = Kept(), []
+    for _ in range(20):
+        journal = Journal()
+        journal.add(Exchange("Alice", "GET", "http://x/", "", 0, 200, "x" * 4_000))
+        results.append(kept.keep(Result(_story(_fails), Outcome.FAILED, "no", journal=journal)))
+    sizes = [each.journal.size for each in results if each.journal is not None]
+    assert sizes[:2] == [8_318, 8_318]
+    assert max(sizes[3:]) < 1_000
 
 
 @pytest_twisted.ensureDeferred

@@ -18,7 +18,7 @@ NO_LOCKING = (
 @story(
     "Ada closes Eve's account: she is out everywhere, and Bob is not",
     shows="Synapse's admin API: POST /_synapse/admin/v1/deactivate/{userId}",
-    needs=ADMIN_SECRET + feature("password login"),
+    needs=ADMIN_SECRET + feature("password login") + feature("admin API"),
     expected_to_fail=ADMIN_API,
 )
 async def closes_an_account(scene: Scene) -> None:
@@ -36,7 +36,7 @@ async def closes_an_account(scene: Scene) -> None:
 @story(
     "Ada gives Alice, who forgot it, a new password, and whoever was logged in is out",
     shows="Synapse's admin API: POST /_synapse/admin/v1/reset_password/{userId}",
-    needs=users(1) + ADMIN_SECRET + feature("password login"),
+    needs=users(1) + ADMIN_SECRET + feature("password login") + feature("admin API"),
     expected_to_fail=ADMIN_API,
 )
 async def new_password(scene: Scene) -> None:
@@ -56,7 +56,7 @@ async def new_password(scene: Scene) -> None:
 @story(
     "Eve is shadow-banned: she sees what she says, and nobody else does",
     shows="Synapse's admin API: POST /_synapse/admin/v1/users/{userId}/shadow_ban",
-    needs=ADMIN_SECRET,
+    needs=ADMIN_SECRET + feature("admin API"),
     expected_to_fail=MODERATION,
     # Synapse lets those whom it shadow-bans wait for some seconds each time.
     time_limit_s=60,
@@ -78,7 +78,7 @@ async def shadow_ban(scene: Scene) -> None:
 @story(
     "Ada closes a room: everybody is out, told why, and nobody comes back in",
     shows="Synapse's admin API: DELETE /_synapse/admin/v2/rooms/{roomId}",
-    needs=users(2) + ADMIN_SECRET,
+    needs=users(2) + ADMIN_SECRET + feature("admin API"),
     expected_to_fail=MODERATION,
     time_limit_s=60,
 )
@@ -107,7 +107,7 @@ async def closes_a_room(scene: Scene) -> None:
 @story(
     "A picture in quarantine is shown to nobody, and another one is",
     shows="Synapse's admin API: POST /_synapse/admin/v1/media/quarantine/{serverName}/{mediaId}",
-    needs=users(2) + ADMIN_SECRET,
+    needs=users(2) + ADMIN_SECRET + feature("admin API"),
     expected_to_fail="Media moderation and storage",
 )
 async def quarantine(scene: Scene) -> None:
@@ -128,7 +128,7 @@ async def quarantine(scene: Scene) -> None:
 @story(
     "Ada takes back all that Eve said, and nothing of what Bob said",
     shows="Synapse's admin API: POST /_synapse/admin/v1/user/{userId}/redact",
-    needs=ADMIN_SECRET,
+    needs=ADMIN_SECRET + feature("admin API"),
     expected_to_fail=MODERATION,
 )
 async def takes_back(scene: Scene) -> None:

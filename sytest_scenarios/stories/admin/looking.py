@@ -36,7 +36,7 @@ async def whois(scene: Scene) -> None:
 @story(
     "Bob, who is no administrator, does nothing of what administrators do",
     shows="Synapse's admin API: 403 M_FORBIDDEN",
-    needs=users(2) + ADMIN_SECRET,
+    needs=users(2) + ADMIN_SECRET + feature("admin API"),
     expected_to_fail=ADMIN_API,
 )
 async def not_for_bob(scene: Scene) -> None:
@@ -73,7 +73,7 @@ async def not_for_bob(scene: Scene) -> None:
 @story(
     "Ada finds Alice in the list of users, with what an administrator has to know and no more",
     shows="Synapse's admin API: GET /_synapse/admin/v2/users",
-    needs=users(2) + ADMIN_SECRET,
+    needs=users(2) + ADMIN_SECRET + feature("admin API"),
     expected_to_fail=ADMIN_API,
 )
 async def list_of_users(scene: Scene) -> None:
@@ -92,7 +92,7 @@ async def list_of_users(scene: Scene) -> None:
 @story(
     "Ada sees the rooms, their members and their sizes",
     shows="Synapse's admin API: GET /_synapse/admin/v1/rooms, …/members",
-    needs=users(2) + ADMIN_SECRET,
+    needs=users(2) + ADMIN_SECRET + feature("admin API"),
     expected_to_fail=ADMIN_API,
 )
 async def list_of_rooms(scene: Scene) -> None:
@@ -109,7 +109,7 @@ async def list_of_rooms(scene: Scene) -> None:
 @story(
     "Alice's address is known to Ada and to herself, and nobody else",
     shows="client-server API, 'Adding Account Administrative Contact Information': GET /account/3pid",
-    needs=users(2) + ADMIN_SECRET + feature("password login"),
+    needs=users(2) + ADMIN_SECRET + feature("password login") + feature("admin API"),
     expected_to_fail=ADMIN_API,
 )
 async def address(scene: Scene) -> None:

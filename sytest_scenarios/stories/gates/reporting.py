@@ -2,7 +2,7 @@
 
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import ADMIN_SECRET, story
+from sytest_scenarios.story import ADMIN_SECRET, feature, story
 
 REPORTING = "Reporting"
 ADMIN = "/_synapse/admin/v1"
@@ -11,7 +11,7 @@ ADMIN = "/_synapse/admin/v1"
 @story(
     "Bob reports what Eve said, and Ada reads it",
     shows="client-server API, 'Reporting Content': POST /rooms/{roomId}/report/{eventId}",
-    needs=ADMIN_SECRET,
+    needs=ADMIN_SECRET + feature("admin API"),
     expected_to_fail=REPORTING,
 )
 async def message(scene: Scene) -> None:
@@ -35,7 +35,7 @@ async def message(scene: Scene) -> None:
 @story(
     "Bob reports Eve herself, and Ada reads it",
     shows="client-server API, 'Reporting Content': POST /users/{userId}/report",
-    needs=ADMIN_SECRET,
+    needs=ADMIN_SECRET + feature("admin API"),
     expected_to_fail=REPORTING,
 )
 async def person(scene: Scene) -> None:

@@ -2,7 +2,7 @@
 
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import ADMIN_SECRET, STREAM, setting, story, users
+from sytest_scenarios.story import ADMIN_SECRET, STREAM, feature, setting, story, users
 
 ONE = setting("one message a second")
 
@@ -54,7 +54,7 @@ async def one_a_second_on_the_stream(scene: Scene) -> None:
 @story(
     "Ada lets the village crier speak as often as he likes",
     shows="Synapse's admin API: POST /_synapse/admin/v1/users/{userId}/override_ratelimit",
-    needs=ONE + ADMIN_SECRET,
+    needs=ONE + ADMIN_SECRET + feature("admin API"),
     expected_to_fail="Admin API",
 )
 async def crier(scene: Scene) -> None:

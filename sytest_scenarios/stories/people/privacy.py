@@ -112,21 +112,3 @@ async def sessions_are_nobody_elses(scene: Scene) -> None:
         await bob.put(path_of("devices", alice.device_id), {"display_name": "mine now"})
     found = await bob.get("/devices")
     check_equal([bob.device_id], [each["device_id"] for each in found["devices"]], "the devices that Bob is told")
-
-
-@story(
-    "Alice asks which rooms she shares with Bob, and learns of no other room of his",
-    shows="client-server API, 'Mutual Rooms': GET /_matrix/client/v1/mutual_rooms",
-    needs=users(3) + feature("shared rooms"),
-)
-async def shared_rooms(scene: Scene) -> None:
-    alice, bob, carol = scene.users
-    both = await alice.create_room_with(bob)
-    await bob.create_room_with(carol, preset="private_chat")
-    await alice.create_room(invite=[bob])
-    path = "/_matrix/client/v1/mutual_rooms"
-    found = await alice.get(path, user_id=bob.user_id)
-    check_equal([both.id], found.get("joined"), "the rooms that Alice shares with Bob")
-    check_equal([], (await alice.get(path, user_id=carol.user_id)).get("joined"), "the rooms shared with Carol")
-    with refused(400, what="a question for the rooms that Alice shares with herself"):
-        await alice.get(path, user_id=alice.user_id)

@@ -32,32 +32,6 @@ async def name_in_use(scene: Scene) -> None:
 
 
 @story(
-    "Eve, who guesses at Alice's password, is not let in",
-    shows="client-server API, 'Login': M_FORBIDDEN",
-    needs=users(1) + feature("password login"),
-)
-async def wrong_password(scene: Scene) -> None:
-    (alice,) = scene.users
-    alice.password = f"not {alice.password}"
-    with refused(403, "M_FORBIDDEN", what="a login with a wrong password"):
-        await alice.log_in("Eve")
-
-
-@story(
-    "Who has no token, or a made-up one, gets nothing",
-    shows="client-server API, 'Client authentication': M_MISSING_TOKEN, M_UNKNOWN_TOKEN",
-    needs=users(1),
-)
-async def only_with_a_token(scene: Scene) -> None:
-    (alice,) = scene.users
-    with refused(401, "M_MISSING_TOKEN", what="a sync without a token"):
-        await scene.server.get("/sync")
-    alice.token = "made-up"
-    with refused(401, "M_UNKNOWN_TOKEN", what="a sync with a made-up token"):
-        await alice.sync()
-
-
-@story(
     "Alice logs out at one device and goes on at the other",
     shows="client-server API, 'Login': POST /logout",
     needs=users(1) + feature("password login"),
@@ -93,20 +67,3 @@ async def removes_a_device(scene: Scene) -> None:
     await alice.delete(path, {"auth": password})
     with refused(401, "M_UNKNOWN_TOKEN", what="the removed phone's sync"):
         await phone.sync()
-
-
-@story(
-    "Alice's phone gets a fresh token for its refresh token, and the session goes on",
-    shows="client-server API, 'Refreshing access tokens'",
-    needs=users(1) + feature("password login"),
-)
-async def refreshes_its_token(scene: Scene) -> None:
-    (alice,) = scene.users
-    phone = await alice.log_in("Alice's phone", refresh_token=True)
-    if phone.refresh_token is None:
-        scene.skip("the server gives no refresh tokens, which it need not")
-    old = phone.token
-    found = (await scene.server.request("POST", "/refresh", {"refresh_token": phone.refresh_token})).good()
-    phone.token = text(found, "access_token")
-    check(phone.token != old, "a new access token", came="the old one")
-    check_equal(phone.device_id, (await phone.get("/account/whoami")).get("device_id"), "the device after refreshing")

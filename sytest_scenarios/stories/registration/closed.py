@@ -4,7 +4,7 @@ from sytest_scenarios.asking import text
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.props.signing_up import fresh_name, fresh_password, offers
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import ADMIN_SECRET, setting, story, users
+from sytest_scenarios.story import ADMIN_SECRET, feature, setting, story, users
 
 TOKEN = "m.login.registration_token"
 VALIDITY = f"/_matrix/client/v1/register/{TOKEN}/validity"
@@ -73,7 +73,7 @@ async def no_token(scene: Scene) -> None:
 @story(
     "Ada gives Dora a token for one account, which Eve, who has it from her, cannot use again",
     shows="client-server API, 'Token-authenticated registration': 'a token limited to 100 uses'",
-    needs=setting("registration tokens") + ADMIN_SECRET,
+    needs=setting("registration tokens") + ADMIN_SECRET + feature("admin API"),
     expected_to_fail="Admin API",
 )
 async def token_for_one(scene: Scene) -> None:
