@@ -41,6 +41,8 @@ async def ask(
     patience_s: float | None = None,
 ) -> Answer:
     """Ask a server; a path that does not begin with /_ or /.well-known is one of the client-server API, version 3."""
+    if not path.startswith("/"):
+        raise Failed("the path that the story asks for to begin with a slash", path)
     full = path if path.startswith(("/_", "/.well-known")) else f"{CLIENT}{path}"
     content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     kind = {} if content is None else {"Content-Type": "application/json"}

@@ -41,6 +41,7 @@ from .telling import WorldOrder
 
 NOTHING_JUDGED: Final = 2
 INTERRUPTED: Final = 130
+SECRET_VARIABLE: Final = "SCENARIOS_ADMIN_SECRET"
 DEFAULT_START: Final = "sennit-sqlite"
 # Unless it is said otherwise: each takes some 60 MiB, and servers of its own.
 MOST_PROCESSES: Final = 3
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except WrongChoice as error:
         _complain(error)
         sys.exit(NOTHING_JUDGED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     if arguments.list:
         _list(stories)
         return
@@ -149,7 +152,9 @@ async def _judge(arguments: argparse.Namespace, stories: list[Story], teller: Te
     out = sys.stderr if "-" in (arguments.tap, arguments.junit, arguments.html) else sys.stdout
     terminal = Terminal(out, len(stories) * arguments.repeat, verbose=arguments.verbose)
     terminal.begin(teller.title, seed)
+    trigger = REACTOR.addSystemEventTrigger("before", "shutdown", terminal.interrupted)
     results = await teller.tell_all(stories, terminal.result)
+    REACTOR.removeSystemEventTrigger(trigger)
     report = report_of(results)
     terminal.end(report)
     _write(arguments, report)
@@ -247,7 +252,11 @@ def _parser() -> argparse.ArgumentParser:
     add: Any = parser.add_argument
     included = ", ".join(sorted(each.stem for each in SERVERS.glob("*.toml")))
     add("--url", action="append", help="a homeserver that runs; several times: servers in federation with each other")
-    add("--admin-secret", help="its shared secret for making accounts (else registration must be open)")
+    add(
+        "--admin-secret",
+        default=os.environ.get(SECRET_VARIABLE),
+        help=f"its shared secret for making accounts (else registration must be open); or in ${SECRET_VARIABLE}",
+    )
     add("--registration-token", help="a token that it wants for making accounts")
     add("--implementation", default="", help="which one it is, if it does not say so itself")
     add("--ca-file", help="a PEM file of the authority that signed its certificate")

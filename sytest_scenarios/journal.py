@@ -117,9 +117,10 @@ class Journal:
     def where(self) -> str:
         """Say where the story stands."""
         if self.under_way:
-            return "no answer yet to " + ", ".join(
-                f"{each.method} {each.url} of {each.who}" for each in self.under_way[:3]
-            )
+            asked = ", ".join(f"{each.method} {each.url} of {each.who}" for each in self.under_way[:3])
+            steps = (each.text for each in (*reversed(self.last), *reversed(self.first)) if isinstance(each, Step))
+            step = next(steps, "")
+            return f"no answer yet to {asked}" + (f"; the last step: {step}" if step else "")
         last: Step | Exchange | None = self.last[-1] if self.last else self.first[-1] if self.first else None
         if last is None:
             return "nothing done yet"

@@ -32,7 +32,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from string import Template
@@ -82,8 +82,16 @@ class Description:
     def read(cls, path: str | Path) -> Description:
         """Read a file, or the one of `servers/` that is called so; CannotStart if it is not as described above."""
         try:
-            found = cls(**_keys(path, Path()))
+            keys = _keys(path, Path())
+            known = [each.name for each in fields(cls)]
+            unknown = sorted(keys.keys() - set(known))
+            if unknown:
+                raise ValueError(f"unknown key {', '.join(unknown)}; there are {', '.join(known)}, extends")
+            found = cls(**keys)
             found.check()
+        except FileNotFoundError:
+            included = ", ".join(sorted(each.stem for each in SERVERS.glob("*.toml")))
+            raise CannotStart(f"there is no file {path}; included are {included}") from None
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise CannotStart(f"{path}: {str(error).replace('Description.__init__()', 'a start file')}") from None
         # What the environment says is meant as it is, not as a template.
@@ -247,7 +255,7 @@ class Process:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise CannotStart(f"{command[0]}: {error}") from None
+                raise CannotStart(f"the command of {self._description.name} cannot be run: {error}") from None
         self._guard = Guard(self._running.pid)
 
     def _dismiss_guard(self) -> None:
@@ -290,8 +298,11 @@ class Process:
         try:
             return Template(text).substitute(self._values)
         except (KeyError, ValueError) as error:
-            what = f"unknown or broken placeholder ({error}); a $ that begins none is written $$"
-            raise CannotStart(f"{self._description.name}: {what}, in {text[:200]!r}") from None
+            what = f"unknown or broken placeholder ({error}) in {text[:200]!r}"
+            known = ", ".join(sorted(self._values))
+            raise CannotStart(
+                f"{self._description.name}: {what}; there are {known}; a $ that begins none is written $$"
+            ) from None
 
 
 def _signal_group(running: subprocess.Popen[bytes], number: int) -> bool:

@@ -377,6 +377,8 @@ def _line_of(error: BaseException, story: Story) -> str:
 def _sentence(error: Exception, where: str, journal: Journal) -> str:
     """Return a sentence for what is no `Failed`: mostly an answer that has not the form that the story reads."""
     what = f"{type(error).__name__}: {str(error)[:400]}"
+    if isinstance(error, AttributeError) and type(error.obj).__module__.startswith(__package__ or ""):
+        return f"expected the story to be written well; got {what}"
     if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
         last = next((each for each in reversed(list(journal)) if isinstance(each, Exchange)), None)
         came = f"{what}; the last answer: {last} {last.answered[:400]}" if last else what

@@ -36,7 +36,8 @@ class Report:
     def summary(self) -> str:
         """Return the counts in a line."""
         said = ", ".join(f"{number} {outcome.value}" for outcome, number in self.counts().items())
-        return f"{len(self.results)} stories: {said or 'none'} ({self.took_s:.1f} s)"
+        count = len(self.results)
+        return f"{count} {'story' if count == 1 else 'stories'}: {said or 'none'} ({self.took_s:.1f} s)"
 
 
 def plain(text: str) -> str:

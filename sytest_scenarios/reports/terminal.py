@@ -30,14 +30,23 @@ class Terminal:
         self._verbose = verbose
         self._done = 0
         self._ended_early = False
+        self._interrupted = False
         self._colors = out.isatty()
 
     def begin(self, title: str, seed: str) -> None:
         """Say what is judged."""
         self._line(f"{plain(title)}; seed {seed}")
 
+    def interrupted(self) -> None:
+        """Say that the run is broken off; what ends after that has not ended by itself."""
+        if not self._interrupted:
+            self._line(f"\nInterrupted: {self._done} of {self._total} were told.")
+        self._interrupted = True
+
     def result(self, result: Result) -> None:
         """Say how a story ended; of those that are not told, the first speaks for all."""
+        if self._interrupted:
+            return
         self._done += 1
         if result.outcome is Outcome.NOT_TOLD:
             if not self._ended_early:
