@@ -237,9 +237,8 @@ async def others_names(scene: Scene) -> None:
 
 @story(
     "Things that are no EDUs come with one that is: they are left out, and the good one is taken",
-    shows="server-server API, 'EDUs', 'Transactions'",
-    needs=users(1) + PLAYED,
-    unlike={"synapse": "answers 500; 'Transactions' has 200 for a transaction, and errors for single events"},
+    shows="promise: what is wrong in a transaction is left out, and the rest is taken",
+    needs=users(1) + PLAYED + feature("promises of Sennit"),
 )
 async def no_edus(scene: Scene) -> None:
     [alice] = scene.users

@@ -4,7 +4,7 @@ from sytest_scenarios.actors import Room, User
 from sytest_scenarios.asking import JsonObject, together
 from sytest_scenarios.expect import check, check_equal, refused
 from sytest_scenarios.scene import Scene
-from sytest_scenarios.story import story, users
+from sytest_scenarios.story import feature, story, users
 
 REDACTIONS = "client-server API, 'Redactions'"
 LEFT = "room version 11, 'Redactions': what stays"
@@ -90,12 +90,8 @@ async def topic(scene: Scene) -> None:
 
 @story(
     "What was replaced and then taken back is not told as what was there before",
-    shows=f"{REDACTIONS}: 'This stripped down event is thereafter returned'; unsigned: prev_content",
-    needs=users(2),
-    unlike={
-        "synapse": "tells it in prev_content; the spec, 'Redactions': 'This stripped down event is thereafter returned "
-        "anytime a client or remote server requests it'"
-    },
+    shows="promise: what was taken back is told nowhere, in unsigned.prev_content neither",
+    needs=users(2) + feature("promises of Sennit"),
 )
 async def replaced(scene: Scene) -> None:
     alice, bob = scene.users
