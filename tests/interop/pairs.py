@@ -154,7 +154,7 @@ async def gone_from(user: FederatedUser, room_id: str, section: str) -> None:
 
 async def redact(user: FederatedUser, room_id: str, event_id: str) -> str:
     """Redact an event and return the ID of the redaction."""
-    path = f"/rooms/{room_id}/redact/{quote(event_id, safe='')}/{event_id[1:8]}"
+    path = f"/rooms/{room_id}/redact/{quote(event_id, safe='')}/{quote(event_id[1:8], safe='')}"
     redaction_id: str = (await user.call("PUT", path, {"reason": "why not"}))["event_id"]
     return redaction_id
 

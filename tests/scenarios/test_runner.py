@@ -102,7 +102,8 @@ async def test_every_story_ends_with_a_sentence_against_what_only_makes_accounts
     assert [] == [each.sentence for each in failed if not ("expected " in each.sentence and "; got " in each.sentence)]
     passed = [each.story.name for each in results if each.outcome is Outcome.PASSED]
     assert failed and (name in ("a refusal", "not found") or [] == passed)
-    assert took_s < 30
+    # One after the other they would take the time limits of them all; a busy machine takes its time, too.
+    assert took_s < 120
 
 
 @pytest.mark.parametrize("hangs_up", [True, False], ids=["closes", "is silent"])
